@@ -1,0 +1,55 @@
+//! Numbers of bytes as people write them: 500, 64k, 10M, 2G.
+//!
+//! What makes it right: units are powers of 1024, as for every option of these servers, and what does not fit 64 bits is refused.
+
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let meant = || "a number is meant, with k, m, g or t behind it if needed".to_string();
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (digits, unit) = text.split_at(split);
+    let shift = match unit
+        .to_ascii_lowercase()
+        .trim_end_matches("ib")
+        .trim_end_matches('b')
+    {
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        _ => return Err(meant()),
+    };
+    let number: u64 = digits.parse().map_err(|_| meant())?;
+    number
+        .checked_mul(1 << shift)
+        .ok_or_else(|| "too large".to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_powers_of_1024() {
+        assert_eq!(parse_bytes("500"), Ok(500));
+        assert_eq!(parse_bytes("64k"), Ok(64 << 10));
+        assert_eq!(parse_bytes("10MiB"), Ok(10 << 20));
+        assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+    }
+
+    #[test]
+    fn what_is_no_number_or_too_large_is_refused() {
+        for text in [
+            "",
+            "k",
+            "-1",
+            "1.5G",
+            "3x",
+            "99999999999999999999",
+            "99999999999T",
+        ] {
+            assert!(parse_bytes(text).is_err(), "{text}");
+        }
+    }
+}

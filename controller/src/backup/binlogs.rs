@@ -1,0 +1,228 @@
+//! Which binlogs go into the backup, and the check that the last of them ends where the position says.
+//!
+//! What makes it right: crash recovery opens the last binlog and, in MariaDB, goes back to the one that its last checkpoint names; both must be in the
+//! backup, and the index must list what is there and nothing else. A binlog that ends before the recorded position would be a change that was
+//! missed, so it fails the backup (I3).
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use hotmirror::manifest::{Entry, Kind};
+
+use super::binlog_events;
+use super::cut::Readings;
+use super::keep::Filter;
+use super::roots::{DATA_PLACE, Roots};
+use crate::args::low::Binlogs;
+use crate::client::{ClientError, ServerClient};
+use crate::server::{Coordinates, Variables};
+
+/// The current one, and the one before: recovery may still need that right after a rotation.
+const NEEDED_COUNT: usize = 2;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BinlogError {
+    #[error("Cannot read {path}: {source}")]
+    Io {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error(
+        "The backup's binlog {file} ends at {end}, the server's position was between {before} and {after}"
+    )]
+    OtherEnd {
+        file: String,
+        end: u64,
+        before: Coordinates,
+        after: Coordinates,
+    },
+    #[error("Recovery of the backup would need binlog {needed}, which was left out")]
+    LeftOut { needed: String },
+    #[error("Binlog {0} is not in the backup")]
+    Missing(String),
+    #[error(transparent)]
+    Unreadable(#[from] crate::binlog::BinlogError),
+    #[error("The server's GTIDs cannot be understood: {0}")]
+    Gtids(String),
+    #[error(transparent)]
+    Client(#[from] ClientError),
+}
+
+/// Where the server keeps its binlogs; None if it writes none.
+#[derive(Clone, Debug)]
+pub struct Location {
+    directory: PathBuf,
+    base: String,
+    index: PathBuf,
+}
+
+impl Location {
+    pub fn of(variables: &Variables) -> Option<Location> {
+        if !variables.is_on("log_bin") {
+            return None;
+        }
+        let base = variables.path("log_bin_basename")?;
+        let index = variables.path("log_bin_index");
+        let index = index.unwrap_or_else(|| base.with_extension("index"));
+        let canonical = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+        let index_dir = canonical(index.parent()?);
+        Some(Location {
+            directory: canonical(base.parent()?),
+            base: base.file_name()?.to_string_lossy().into_owned(),
+            index: index_dir.join(index.file_name()?),
+        })
+    }
+
+    /// Leaves out what `choice` does not want.
+    pub fn select(
+        &self,
+        choice: Binlogs,
+        client: &mut dyn ServerClient,
+        filter: &mut Filter,
+    ) -> Result<(), ClientError> {
+        if choice == Binlogs::All {
+            return Ok(());
+        }
+        let rows = client.query("SHOW BINARY LOGS")?;
+        let names: Vec<&str> = rows.iter().filter_map(|row| row.get("Log_name")).collect();
+        let unneeded = names.len().saturating_sub(NEEDED_COUNT);
+        for name in &names[..unneeded] {
+            filter.leave_out(self.directory.join(name));
+        }
+        if choice == Binlogs::None {
+            filter.leave_out_binlogs(&self.directory, &self.base);
+            filter.leave_out(&self.index);
+        }
+        Ok(())
+    }
+
+    /// Where the binlogs' index is in the backup.
+    pub fn index_place(&self, roots: &Roots) -> Option<PathBuf> {
+        roots.place(&self.index)
+    }
+
+    pub fn place(&self, roots: &Roots) -> Option<PathBuf> {
+        roots.place(&self.directory.join(&self.base))
+    }
+
+    /// Makes the index in the stage list the binlogs in the stage.
+    pub fn settle_index(
+        &self,
+        stage: &Path,
+        roots: &Roots,
+        entries: &mut [Entry],
+    ) -> Result<(), BinlogError> {
+        let Some(place) = self.index_place(roots) else {
+            return Ok(());
+        };
+        let path = stage.join(&place);
+        let failed = |source| BinlogError::Io {
+            path: path.clone(),
+            source,
+        };
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            text => text.map_err(failed)?,
+        };
+        let present = file_names(entries);
+        let is_present = |line: &&str| {
+            let name = Path::new(line).file_name().unwrap_or_default();
+            present.contains(&*name.to_string_lossy())
+        };
+        // An absolute name would lead a copy that is started elsewhere to the live server's binlogs.
+        let in_data = place.parent() == Some(Path::new(DATA_PLACE))
+            && self.index.parent() == Some(&self.directory);
+        let shown = |line: &str| match Path::new(line).file_name() {
+            Some(name) if in_data => format!("./{}\n", name.to_string_lossy()),
+            _ => format!("{line}\n"),
+        };
+        let kept: String = text.lines().filter(is_present).map(shown).collect();
+        if kept != text {
+            std::fs::write(&path, &kept).map_err(failed)?;
+            refresh(entries, &place, kept.as_bytes());
+        }
+        Ok(())
+    }
+
+    /// Checks the backup's last binlog against what was read under the lock; gives the position of the cut.
+    pub fn position(
+        &self,
+        stage: &Path,
+        roots: &Roots,
+        entries: &[Entry],
+        readings: &Readings,
+    ) -> Result<Option<Coordinates>, BinlogError> {
+        let (Some(before), Some(after)) = (&readings.before, &readings.after) else {
+            return Ok(None);
+        };
+        let present = file_names(entries);
+        let missing = || BinlogError::Missing(after.file.clone());
+        let scan = |file: &str| {
+            let place = roots
+                .place(&self.directory.join(file))
+                .ok_or_else(missing)?;
+            let path = stage.join(place);
+            binlog_events::scan(&path).map_err(|source| BinlogError::Io { path, source })
+        };
+        // A rotation between the two readings: whichever of the files is the backup's last has the position.
+        let last = if present.contains(after.file.as_str()) {
+            after
+        } else {
+            before
+        };
+        if !present.contains(last.file.as_str()) {
+            return Err(missing());
+        }
+        let found = scan(&last.file)?;
+        let lower = if last.file == before.file {
+            before.offset
+        } else {
+            0
+        };
+        let upper = if last.file == after.file {
+            after.offset
+        } else {
+            u64::MAX
+        };
+        if found.size != found.end || !(lower..=upper).contains(&found.end) {
+            return Err(BinlogError::OtherEnd {
+                file: last.file.clone(),
+                end: found.end,
+                before: before.clone(),
+                after: after.clone(),
+            });
+        }
+        match found.checkpoint {
+            Some(needed) if !present.contains(needed.as_str()) => {
+                Err(BinlogError::LeftOut { needed })
+            }
+            _ => Ok(Some(Coordinates {
+                file: last.file.clone(),
+                offset: found.end,
+            })),
+        }
+    }
+}
+
+fn file_names(entries: &[Entry]) -> BTreeSet<&str> {
+    let files = entries
+        .iter()
+        .filter(|entry| matches!(entry.kind, Kind::File { .. }));
+    files
+        .filter_map(|entry| entry.path.file_name()?.to_str())
+        .collect()
+}
+
+/// Notes the new content of a file that was rewritten in the stage.
+pub fn refresh(entries: &mut [Entry], place: &Path, content: &[u8]) {
+    for entry in entries.iter_mut().filter(|entry| entry.path == place) {
+        if let Kind::File { size, crc32c, .. } = &mut entry.kind {
+            *size = content.len() as u64;
+            *crc32c = crc32c::crc32c(content);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "binlogs_tests.rs"]
+mod tests;

@@ -1,0 +1,212 @@
+//! The conclusion: what is written beside the data once it is all there.
+//!
+//! What makes it right: the position comes out only if the backup's own binlog ends there, and nothing is published whose links lead to data
+//! that was not copied.
+
+use std::path::{Path, PathBuf};
+
+use hotmirror::manifest::{Entry, Kind, MANIFEST_VERSION};
+use hotmirror::session::{GoldenReport, Settled};
+use hotmirror::target::Stage;
+
+use super::cut::Readings;
+use super::roots::Roots;
+use super::server::Server;
+use super::settings::Settings;
+use super::survey::Ground;
+use super::{BackupError, binlog_end, info_files};
+use crate::args;
+use crate::args::low::Binlogs;
+use crate::exit::Failure;
+use crate::manifest::{BinlogEntry, Manifest, ServerEntry};
+use crate::server::{Coordinates, Position, PositionFrom};
+use crate::system;
+
+const SETTINGS_NAME: &str = "my.cnf";
+
+/// What the session brought, beside the stage.
+pub struct Outcome {
+    pub readings: Readings,
+    pub cut_at: String,
+    pub golden: Option<GoldenReport>,
+    pub warnings: Vec<String>,
+}
+
+pub fn conclude(
+    args: &args::Backup,
+    ground: &Ground,
+    server: &mut Server,
+    settled: Settled,
+    outcome: Outcome,
+) -> Result<(Stage, Manifest), Failure> {
+    let Settled {
+        stage,
+        mut entries,
+        stats,
+    } = settled;
+    ground
+        .roots
+        .check_links(links(stage.path(), &ground.roots, &entries))?;
+    check_tablespaces(ground, server)?;
+    let position = position(
+        args,
+        ground,
+        server,
+        stage.path(),
+        &mut entries,
+        &outcome.readings,
+    )?;
+    let libraries = server.dialect.plugin_libraries(server.client.as_mut())?;
+    let settings = Settings::of(&server.variables, libraries);
+    let readings = outcome.readings;
+    let mut files = info_files::files(
+        server.version.flavor,
+        position.as_ref(),
+        &readings.channels,
+        args.compat_info,
+    );
+    files.push((
+        SETTINGS_NAME.into(),
+        settings.option_file(ground.binlogs.is_some()),
+    ));
+    info_files::write(stage.path(), &files).map_err(|source| BackupError::Info {
+        path: stage.path().into(),
+        source,
+    })?;
+    let manifest = Manifest {
+        format_version: MANIFEST_VERSION,
+        program_version: env!("CARGO_PKG_VERSION").into(),
+        session: format!("{:014x}", ground.session),
+        started: ground.started.clone(),
+        cut_at: outcome.cut_at,
+        finished: system::now(),
+        server: server_entry(ground, server, settings),
+        position,
+        channels: readings.channels,
+        times: readings.times,
+        binlogs: binlog_entry(args, ground),
+        roots: ground.roots.entries.clone(),
+        exclude: args.exclude.clone(),
+        warnings: outcome.warnings,
+        stats,
+        golden: outcome.golden,
+        prepare_begun: None,
+        prepared: None,
+        entries,
+    };
+    Ok((stage, manifest))
+}
+
+fn position(
+    args: &args::Backup,
+    ground: &Ground,
+    server: &Server,
+    stage: &Path,
+    entries: &mut [Entry],
+    readings: &Readings,
+) -> Result<Option<Position>, Failure> {
+    let Some(location) = &ground.binlogs else {
+        return Ok(None);
+    };
+    location.settle_index(stage, &ground.roots, entries)?;
+    // What this server's own binlog holds is what a replica of it starts from.
+    let gtid_variable = server.dialect.gtid_variable();
+    let gtid_set = || {
+        let found = readings
+            .gtids
+            .iter()
+            .find(|(name, _)| name == gtid_variable);
+        found
+            .map(|(_, set)| set.replace('\n', ""))
+            .unwrap_or_default()
+    };
+    let coordinates = match (server.plan.position, args.binlogs) {
+        (PositionFrom::Nowhere, _) => None,
+        (PositionFrom::Binlog, _) => {
+            let roots = &ground.roots;
+            let end = binlog_end::position(location, stage, roots, readings, gtid_variable)?;
+            return Ok(end.map(|(at, gtid_set)| position_of(at, gtid_set, server, readings)));
+        }
+        // Nothing committed between the readings, so either is right.
+        (PositionFrom::Lock, Binlogs::None) => readings.after.clone(),
+        _ => location.position(stage, &ground.roots, entries, readings)?,
+    };
+    Ok(coordinates.map(|at| position_of(at, gtid_set(), server, readings)))
+}
+
+fn position_of(
+    coordinates: Coordinates,
+    gtid_set: String,
+    server: &Server,
+    readings: &Readings,
+) -> Position {
+    Position {
+        coordinates,
+        gtid_set,
+        // MariaDB has no such switch: every transaction has a GTID.
+        gtid_mode: server.variables.get("gtid_mode").unwrap_or("ON").into(),
+        gtid_variables: readings.gtids.clone(),
+    }
+}
+
+fn server_entry(ground: &Ground, server: &Server, settings: Settings) -> ServerEntry {
+    let text = |name: &str| server.variables.get(name).unwrap_or_default().to_string();
+    let uuid = server
+        .variables
+        .get("server_uuid")
+        .or(server.variables.get("server_uid"));
+    ServerEntry {
+        version: server.version.clone(),
+        uuid: uuid.unwrap_or_default().into(),
+        server_id: server.variables.server_id(),
+        hostname: text("hostname"),
+        port: text("port").parse().unwrap_or(0),
+        executable: ground.process.executable.clone(),
+        arguments: ground.process.arguments.clone(),
+        library_version: ground.library_version.clone(),
+        settings,
+    }
+}
+
+fn binlog_entry(args: &args::Backup, ground: &Ground) -> BinlogEntry {
+    let location = ground
+        .binlogs
+        .as_ref()
+        .filter(|_| args.binlogs != Binlogs::None);
+    BinlogEntry {
+        choice: args.binlogs,
+        base: location.and_then(|location| location.place(&ground.roots)),
+        index: location.and_then(|location| location.index_place(&ground.roots)),
+    }
+}
+
+/// MySQL keeps the places of tablespaces elsewhere in its dictionary, where no link in the stage tells of them.
+fn check_tablespaces(ground: &Ground, server: &mut Server) -> Result<(), Failure> {
+    let datadir = server.variables.datadir();
+    let files = server.dialect.tablespace_files(server.client.as_mut())?;
+    let paths: Vec<PathBuf> = files.iter().map(|file| datadir.join(file)).collect();
+    let links = paths.iter().map(|path| (path.as_path(), path.clone()));
+    Ok(ground.roots.check_links(links)?)
+}
+
+/// Symbolic links and tablespace link files in the stage, with where they lead in the source.
+fn links<'e>(
+    stage: &Path,
+    roots: &Roots,
+    entries: &'e [Entry],
+) -> impl Iterator<Item = (&'e Path, PathBuf)> {
+    entries.iter().filter_map(move |entry| {
+        let target = match &entry.kind {
+            Kind::Symlink { target } => target.clone(),
+            Kind::File { .. } if entry.path.extension().is_some_and(|e| e == "isl") => {
+                std::fs::read_to_string(stage.join(&entry.path))
+                    .ok()?
+                    .trim()
+                    .into()
+            }
+            _ => return None,
+        };
+        let directory = roots.source(entry.path.parent()?)?;
+        Some((entry.path.as_path(), directory.join(target)))
+    })
+}

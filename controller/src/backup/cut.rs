@@ -1,0 +1,155 @@
+//! The cut: hold the server, bring its logs out, mark the moment, read where it is, let it go.
+//!
+//! What makes it right: positions are read on both sides of the mark. Under a lock nothing commits, so what lies between the two readings, if anything, is no
+//! transaction, and the binlog in the backup must end between them. Every wait is bounded by the session's lock_wait_timeout, and if the connection is
+//! lost, so is the lock, and the backup ends.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::{ClientError, ServerClient};
+use crate::server::{Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom};
+
+/// How the server was held.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LockTimes {
+    pub lock: String,
+    /// From asking for the block of commits until it was released.
+    pub lock_ms: f64,
+    /// From asking for the block of DDL until it was released.
+    pub ddl_lock_ms: f64,
+}
+
+/// What was read while the server was held.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Readings {
+    /// Right before and right after the mark; None without a binlog.
+    pub before: Option<Coordinates>,
+    pub after: Option<Coordinates>,
+    pub gtids: Vec<(String, String)>,
+    pub channels: Vec<Channel>,
+    pub times: LockTimes,
+}
+
+/// Runs a lock plan's statements. Dropped while the lock is held, it tries to release it; if that fails, the end of the connection does.
+pub struct Holder<'c> {
+    client: &'c mut dyn ServerClient,
+    dialect: &'c dyn Dialect,
+    plan: LockPlan,
+    raised: Option<GlobalChange>,
+    is_held: bool,
+}
+
+impl<'c> Holder<'c> {
+    /// Announces the backup, and raises what must be raised for the logs to come out. Holds nobody up.
+    pub fn announce(
+        client: &'c mut dyn ServerClient,
+        dialect: &'c dyn Dialect,
+        plan: LockPlan,
+        raise: Option<GlobalChange>,
+    ) -> Result<Holder<'c>, ClientError> {
+        let mut holder = Holder {
+            client,
+            dialect,
+            plan,
+            raised: None,
+            is_held: true,
+        };
+        holder.run_all(plan.announce)?;
+        if let Some(change) = raise {
+            let statement = format!("SET GLOBAL {} = {}", change.name, change.after);
+            holder.raised = Some(change);
+            holder.client.run(&statement)?;
+        }
+        Ok(holder)
+    }
+
+    /// Holds the server, calls `mark` at the moment of the cut, and lets go.
+    pub fn cut<M, E: From<ClientError>>(
+        mut self,
+        mark: impl FnOnce() -> Result<M, E>,
+    ) -> Result<(M, Readings), E> {
+        let ddl_start = Instant::now();
+        self.run_all(self.plan.block_ddl)?;
+        let commit_start = Instant::now();
+        self.run_all(self.plan.block_commit)?;
+        self.run_all(self.plan.flush_logs)?;
+        let before = self.dialect.coordinates(self.client)?;
+        // Where nothing is held, only what was read before the mark is sure to be in the backup.
+        let early_gtids = match self.plan.position {
+            PositionFrom::Binlog => Some(self.dialect.gtids(self.client)?),
+            _ => None,
+        };
+        let mark = mark()?;
+        let after = self.dialect.coordinates(self.client)?;
+        let gtids = match early_gtids {
+            Some(gtids) => gtids,
+            None => self.dialect.gtids(self.client)?,
+        };
+        let channels = self.dialect.channels(self.client)?;
+        self.release()?;
+        let is_locking = self.plan.holds_commits();
+        let times = LockTimes {
+            lock: self.plan.name.into(),
+            lock_ms: if is_locking {
+                milliseconds(commit_start.elapsed())
+            } else {
+                0.0
+            },
+            ddl_lock_ms: if is_locking {
+                milliseconds(ddl_start.elapsed())
+            } else {
+                0.0
+            },
+        };
+        self.lower()?;
+        let readings = Readings {
+            before,
+            after,
+            gtids,
+            channels,
+            times,
+        };
+        Ok((mark, readings))
+    }
+
+    fn run_all(&mut self, statements: &[&str]) -> Result<(), ClientError> {
+        statements
+            .iter()
+            .try_for_each(|statement| self.client.run(statement))
+    }
+
+    fn release(&mut self) -> Result<(), ClientError> {
+        self.is_held = false;
+        self.run_all(self.plan.release)
+    }
+
+    /// Sets back what was raised.
+    fn lower(&mut self) -> Result<(), ClientError> {
+        match self.raised.take() {
+            Some(change) => {
+                let statement = format!("SET GLOBAL {} = {}", change.name, change.before);
+                self.client.run(&statement)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Holder<'_> {
+    fn drop(&mut self) {
+        if self.is_held {
+            let _ = self.release();
+        }
+        let _ = self.lower();
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+#[cfg(test)]
+#[path = "cut_tests.rs"]
+mod tests;

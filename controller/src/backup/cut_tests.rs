@@ -1,0 +1,145 @@
+//! The dialogue of a cut, to the letter, and what happens when it fails half-way.
+
+use super::*;
+use crate::client::scripted::ScriptedClient;
+use crate::server::mariadb::{CHANNELS, GTIDS, MariaDb};
+use crate::server::{Flavor, LockChoice, Variables, Version};
+
+const STATUS: &str = "SHOW MASTER STATUS";
+const COLUMNS: [&str; 2] = ["File", "Position"];
+
+fn dialect() -> MariaDb {
+    MariaDb::new(Version {
+        flavor: Flavor::MariaDb,
+        numbers: (10, 11, 19),
+        text: String::new(),
+        comment: String::new(),
+    })
+}
+
+fn cut(
+    client: &mut ScriptedClient,
+    lock: LockChoice,
+    raise: bool,
+) -> Result<Readings, ClientError> {
+    let dialect = dialect();
+    let plan = dialect.lock_plan(lock, client, &Variables::default());
+    let plan = plan.unwrap();
+    let raise = raise.then(|| GlobalChange {
+        name: "innodb_flush_log_at_trx_commit",
+        before: "0".into(),
+        after: "2".into(),
+    });
+    let holder = Holder::announce(client, &dialect, plan, raise)?;
+    holder
+        .cut(|| Ok::<_, ClientError>(()))
+        .map(|((), readings)| readings)
+}
+
+#[test]
+fn mariadb_is_held_in_stages_and_read_on_both_sides_of_the_mark() {
+    let mut client = ScriptedClient::new()
+        .done("BACKUP STAGE START")
+        .done("BACKUP STAGE FLUSH")
+        .done("BACKUP STAGE BLOCK_DDL")
+        .done("BACKUP STAGE BLOCK_COMMIT")
+        .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .rows(STATUS, &COLUMNS, &[&["bin.000002", "700"]])
+        .rows(STATUS, &COLUMNS, &[&["bin.000002", "700"]])
+        .rows(GTIDS, &["gtid_binlog_pos"], &[&["0-1-5"]])
+        .done(CHANNELS)
+        .done("BACKUP STAGE END");
+    let readings = cut(&mut client, LockChoice::Auto, false).unwrap();
+    client.finish();
+    assert_eq!(readings.before, readings.after);
+    assert_eq!(readings.after.unwrap().to_string(), "bin.000002:700");
+    assert_eq!(
+        readings.gtids,
+        [("gtid_binlog_pos".to_string(), "0-1-5".to_string())]
+    );
+    assert_eq!(readings.times.lock, "backup-stage");
+}
+
+#[test]
+fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
+    let mut client = ScriptedClient::new()
+        .done("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+        .done("FLUSH TABLES WITH READ LOCK")
+        .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .done(STATUS)
+        .done(STATUS)
+        .done(GTIDS)
+        .done(CHANNELS)
+        .done("UNLOCK TABLES")
+        .done("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
+    let readings = cut(&mut client, LockChoice::Ftwrl, true).unwrap();
+    client.finish();
+    assert_eq!(readings.after, None);
+}
+
+#[test]
+fn without_a_lock_no_lock_time_is_reported() {
+    let mut client = ScriptedClient::new()
+        .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .done(STATUS)
+        .done(STATUS)
+        .done(GTIDS)
+        .done(CHANNELS);
+    let readings = cut(&mut client, LockChoice::None, false).unwrap();
+    client.finish();
+    assert_eq!(
+        (readings.times.lock_ms, readings.times.ddl_lock_ms),
+        (0.0, 0.0)
+    );
+}
+
+#[test]
+fn a_lock_timeout_releases_what_is_held_and_is_named() {
+    let mut client = ScriptedClient::new()
+        .done("BACKUP STAGE START")
+        .done("BACKUP STAGE FLUSH")
+        .error("BACKUP STAGE BLOCK_DDL", 1205, "Lock wait timeout exceeded")
+        .done("BACKUP STAGE END");
+    let error = cut(&mut client, LockChoice::Auto, false).unwrap_err();
+    client.finish();
+    assert!(matches!(error, ClientError::LockTimeout { .. }), "{error}");
+}
+
+#[test]
+fn a_connection_lost_under_the_lock_ends_the_cut() {
+    let mut client = ScriptedClient::new()
+        .done("BACKUP STAGE START")
+        .done("BACKUP STAGE FLUSH")
+        .done("BACKUP STAGE BLOCK_DDL")
+        .done("BACKUP STAGE BLOCK_COMMIT")
+        .hang_up("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .hang_up("BACKUP STAGE END");
+    let error = cut(&mut client, LockChoice::Auto, false).unwrap_err();
+    client.finish();
+    assert!(
+        matches!(error, ClientError::ConnectionLost { .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_failed_mark_lets_the_server_go() {
+    let mut client = ScriptedClient::new()
+        .done("BACKUP STAGE START")
+        .done("BACKUP STAGE FLUSH")
+        .done("BACKUP STAGE BLOCK_DDL")
+        .done("BACKUP STAGE BLOCK_COMMIT")
+        .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .done(STATUS)
+        .done("BACKUP STAGE END");
+    let dialect = dialect();
+    let plan = dialect.lock_plan(LockChoice::Auto, &mut client, &Variables::default());
+    let plan = plan.unwrap();
+    let holder = Holder::announce(&mut client, &dialect, plan, None).unwrap();
+    let lost = ClientError::Unexpected {
+        statement: "mark".into(),
+        what: "session".into(),
+    };
+    assert!(holder.cut(|| Err::<(), _>(lost)).is_err());
+    client.finish();
+}

@@ -1,0 +1,232 @@
+//! Finding the roots.
+//!
+//! What makes it right: every path that the server may keep data under is asked for or followed (its variables, tablespaces elsewhere, symbolic
+//! links in the data directory), made canonical, and taken once: a root inside another that is taken whole is that one's business.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::keep::{Keep, Name};
+use super::roots::{DATA_PLACE, EXTERNAL_PLACE, Role, RootEntry, RootError, Roots};
+use crate::server::Variables;
+
+/// Directories, why each is one, and what it keeps.
+#[derive(Default)]
+struct Collection(BTreeMap<PathBuf, (Vec<Role>, Keep)>);
+
+impl Collection {
+    /// Adds `path` if it exists: a setting may name what was never made.
+    fn add(&mut self, path: &Path, role: Role, keep: Keep) -> Result<(), RootError> {
+        let path = match std::fs::canonicalize(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            canonical => canonical.map_err(RootError::io(path))?,
+        };
+        match self.0.get_mut(&path) {
+            Some((roles, kept)) => {
+                if !roles.contains(&role) {
+                    roles.push(role);
+                }
+                kept.merge(keep);
+            }
+            None => drop(self.0.insert(path, (vec![role], keep))),
+        }
+        Ok(())
+    }
+}
+
+/// `tablespace_files`: as the server names them.
+pub fn find(variables: &Variables, tablespace_files: &[String]) -> Result<Roots, RootError> {
+    let datadir =
+        std::fs::canonicalize(variables.datadir()).map_err(RootError::io(&variables.datadir()))?;
+    let mut found = Collection::default();
+    found.add(&datadir, Role::Data, Keep::All)?;
+    add_settings(&mut found, variables)?;
+    add_system_tablespace(&mut found, variables)?;
+    add_tablespaces(&mut found, variables, tablespace_files)?;
+    add_links(&mut found, &datadir)?;
+    Ok(arrange(found, &datadir))
+}
+
+fn add_settings(found: &mut Collection, variables: &Variables) -> Result<(), RootError> {
+    let starts = |names: &[&str]| Keep::only(names.iter().map(|n| Name::StartsWith(n.to_string())));
+    let directories = [
+        (
+            "innodb_log_group_home_dir",
+            Role::Redo,
+            starts(&["ib_logfile", "#innodb_redo", "ib_redo"]),
+        ),
+        ("innodb_undo_directory", Role::Undo, starts(&["undo"])),
+        (
+            "innodb_doublewrite_dir",
+            Role::Doublewrite,
+            starts(&["#ib_"]),
+        ),
+        ("aria_log_dir_path", Role::AriaLog, starts(&["aria_log"])),
+        ("rocksdb_datadir", Role::RocksDb, Keep::All),
+        ("rocksdb_wal_dir", Role::RocksDb, Keep::All),
+    ];
+    for (name, role, keep) in directories {
+        if let Some(path) = variables.path(name) {
+            found.add(&path, role, keep)?;
+        }
+    }
+    let logs = [
+        ("log_bin_basename", "log_bin_index", Role::Binlog),
+        ("relay_log_basename", "relay_log_index", Role::RelayLog),
+    ];
+    for (base, index, role) in logs {
+        let Some(base) = variables.path(base) else {
+            continue;
+        };
+        let name = base.file_name().unwrap_or_default().to_string_lossy();
+        let keep = starts(&[&format!("{name}."), &format!("{name}-")]);
+        found.add(base.parent().unwrap_or(Path::new("/")), role, keep)?;
+        if let Some(index) = variables.path(index) {
+            let name = index.file_name().unwrap_or_default().into();
+            let keep = Keep::only([Name::Exactly(name)]);
+            found.add(index.parent().unwrap_or(Path::new("/")), role, keep)?;
+        }
+    }
+    Ok(())
+}
+
+/// The files of the system tablespace, which may be spread over directories.
+fn add_system_tablespace(found: &mut Collection, variables: &Variables) -> Result<(), RootError> {
+    let home = match variables.get("innodb_data_home_dir") {
+        Some("") | None => variables.datadir(),
+        Some(home) => variables.datadir().join(home),
+    };
+    let files = variables.get("innodb_data_file_path").unwrap_or_default();
+    for file in files.split(';').filter_map(file_of_spec) {
+        let path = home.join(file);
+        if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+            let keep = Keep::only([Name::Exactly(name.into())]);
+            found.add(directory, Role::SystemTablespace, keep)?;
+        }
+    }
+    Ok(())
+}
+
+/// The file of `file:size:attributes`.
+pub fn file_of_spec(spec: &str) -> Option<&str> {
+    spec.split(':').next().filter(|file| !file.is_empty())
+}
+
+fn table_files() -> Keep {
+    let suffixes = [
+        ".ibd", ".ibu", ".cfg", ".cfp", ".isl", ".MYD", ".MYI", ".MAD", ".MAI",
+    ];
+    Keep::only(suffixes.map(|suffix| Name::EndsWith(suffix.into())))
+}
+
+fn add_tablespaces(
+    found: &mut Collection,
+    variables: &Variables,
+    files: &[String],
+) -> Result<(), RootError> {
+    let datadir = variables.datadir();
+    let mut directories: BTreeMap<PathBuf, Keep> = BTreeMap::new();
+    for path in files.iter().map(|file| datadir.join(file)) {
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+            continue;
+        };
+        if !directory.starts_with(&datadir) {
+            let keep = directories
+                .entry(directory.into())
+                .or_insert_with(table_files);
+            keep.merge(Keep::only([Name::Exactly(name.into())]));
+        }
+    }
+    for (directory, keep) in directories {
+        // DATA DIRECTORY holds a directory for each database, whose name has to stay when the root moves.
+        match (directory.parent(), directory.file_name()) {
+            (Some(around), Some(database)) if datadir.join(database).is_dir() => {
+                let keep = Keep::only([Name::Exactly(database.into())]);
+                found.add(around, Role::Tablespaces, keep)?;
+            }
+            _ => found.add(&directory, Role::Tablespaces, keep)?,
+        }
+    }
+    Ok(())
+}
+
+/// Follows symbolic links in the data directory and in its databases.
+fn add_links(found: &mut Collection, datadir: &Path) -> Result<(), RootError> {
+    for path in entries_of(datadir)? {
+        let Ok(kind) = std::fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if kind.is_symlink() {
+            add_link(found, &path)?;
+        }
+        if path.is_dir() {
+            for inner in entries_of(&path)?.iter().filter(|inner| inner.is_symlink()) {
+                add_link(found, inner)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn add_link(found: &mut Collection, link: &Path) -> Result<(), RootError> {
+    let Ok(target) = std::fs::canonicalize(link) else {
+        return Ok(());
+    };
+    if target.is_dir() {
+        return found.add(&target, Role::Linked, Keep::All);
+    }
+    match target.parent() {
+        Some(directory) => {
+            let mut keep = table_files();
+            let name = target.file_name().unwrap_or_default();
+            keep.merge(Keep::only([Name::Exactly(name.into())]));
+            found.add(directory, Role::Linked, keep)
+        }
+        None => Ok(()),
+    }
+}
+
+fn entries_of(directory: &Path) -> Result<Vec<PathBuf>, RootError> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(RootError::io(directory))?,
+    };
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
+}
+
+/// Drops roots inside others that are taken whole, and gives each its place.
+fn arrange(found: Collection, datadir: &Path) -> Roots {
+    let whole: Vec<PathBuf> = found
+        .0
+        .iter()
+        .filter(|(_, (_, keep))| *keep == Keep::All)
+        .map(|(path, _)| path.clone())
+        .collect();
+    let is_inside = |path: &Path| {
+        whole
+            .iter()
+            .any(|outer| path != outer && path.starts_with(outer))
+    };
+    let mut keeps = Vec::new();
+    let mut entries = Vec::new();
+    for (source, (roles, keep)) in found.0.into_iter().filter(|(path, _)| !is_inside(path)) {
+        let place = if source == datadir {
+            DATA_PLACE.into()
+        } else {
+            PathBuf::new()
+        };
+        keeps.push((source.clone(), keep));
+        entries.push(RootEntry {
+            source,
+            place,
+            roles,
+        });
+    }
+    let externals = entries
+        .iter_mut()
+        .filter(|entry| entry.place.as_os_str().is_empty());
+    for (number, entry) in externals.enumerate() {
+        entry.place = Path::new(EXTERNAL_PLACE).join(number.to_string());
+    }
+    Roots::new(entries, keeps)
+}

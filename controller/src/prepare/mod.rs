@@ -1,0 +1,139 @@
+//! `hotmirror prepare`: lets the server's own recovery run on a backup, and records that it went well.
+//!
+//! What makes it right: the server runs where the backup's directories stand in place of its own (see `sandbox`), so it cannot touch the server that was backed up.
+//! The manifest says that a prepare has begun before the first byte changes, and gets fresh checksums when it has ended.
+
+pub mod instance;
+pub mod sandbox;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::args::low::PrepareArgs;
+use crate::args::{UsageError, units};
+use crate::backup::roots::{Role, RootEntry};
+use crate::cancel::Cancel;
+use crate::exit::Failure;
+use crate::files;
+use crate::manifest::{Manifest, Prepared};
+use crate::system;
+use instance::{Instance, InstanceError};
+
+pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
+    let cancel = Cancel::on_signals().map_err(InstanceError::Begin)?;
+    let backup = std::fs::canonicalize(&args.backup).unwrap_or_else(|_| args.backup.clone());
+    let mut manifest = Manifest::read(&backup)?;
+    if let Some(prepared) = manifest
+        .prepared
+        .as_ref()
+        .filter(|_| manifest.prepare_begun.is_none())
+    {
+        say!("The backup was prepared at {}", prepared.at);
+        say!("completed OK!");
+        return Ok(());
+    }
+    let places = places(&backup, &manifest);
+    let recovery = Recovery::from_args(args, &manifest)?;
+    manifest.prepare_begun = Some(system::now());
+    manifest.replace(&backup)?;
+    let prepared = recover(&manifest, &places, &recovery, &cancel)?;
+    say!(
+        "Recovery took {} ms, shutdown {} ms",
+        prepared.recovery_ms,
+        prepared.shutdown_ms
+    );
+    let directories: Vec<PathBuf> = manifest
+        .roots
+        .iter()
+        .map(|root| root.place.clone())
+        .collect();
+    manifest.entries = files::inventory(&backup, &directories)?;
+    manifest.prepared = Some(prepared);
+    manifest.prepare_begun = None;
+    manifest.replace(&backup)?;
+    say!("completed OK!");
+    Ok(())
+}
+
+/// How a recovery runs.
+pub struct Recovery {
+    /// The server's binary; behind a dynamic loader and its options, if it runs by one.
+    pub program: Vec<PathBuf>,
+    pub timeout: Duration,
+    pub memory: u64,
+    /// System user and group, if started by root.
+    pub owner: Option<(u32, u32)>,
+}
+
+impl Recovery {
+    /// As `prepare` does by default.
+    pub fn of(manifest: &Manifest) -> Recovery {
+        Recovery {
+            program: manifest.server.program(),
+            timeout: Duration::from_secs(3600),
+            memory: 256 << 20,
+            owner: None,
+        }
+    }
+
+    fn from_args(args: &PrepareArgs, manifest: &Manifest) -> Result<Recovery, Failure> {
+        let memory = units::parse_bytes(&args.use_memory).map_err(|reason| UsageError::Value {
+            option: "--use-memory".into(),
+            value: args.use_memory.clone(),
+            reason,
+        })?;
+        let owner = args.user.as_deref().map(system::parse_owner).transpose();
+        let owner = owner.map_err(|reason| UsageError::Value {
+            option: "--user".into(),
+            value: args.user.clone().unwrap_or_default(),
+            reason,
+        })?;
+        Ok(Recovery {
+            program: match &args.mysqld {
+                Some(executable) => vec![executable.clone()],
+                None => manifest.server.program(),
+            },
+            timeout: Duration::from_secs(args.timeout),
+            memory,
+            owner,
+        })
+    }
+}
+
+/// Where a root is now, and where the server had it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub now: PathBuf,
+    pub original: PathBuf,
+}
+
+/// The data directory first.
+fn places(backup: &Path, manifest: &Manifest) -> Vec<Place> {
+    let mut roots: Vec<_> = manifest.roots.iter().collect();
+    roots.sort_by_key(|root| !root.roles.contains(&Role::Data));
+    let place = |root: &RootEntry| Place {
+        now: backup.join(&root.place),
+        original: root.source.clone(),
+    };
+    roots.into_iter().map(place).collect()
+}
+
+/// Starts the server on `places`, waits until it is through with its recovery, and shuts it down.
+pub fn recover(
+    manifest: &Manifest,
+    places: &[Place],
+    recovery: &Recovery,
+    cancel: &Arc<Cancel>,
+) -> Result<Prepared, Failure> {
+    let instance = Instance::start(manifest, places, recovery, cancel)?;
+    let (instance, ready) = instance.wait_until_ready(recovery.timeout)?;
+    let stopped = instance.shut_down(recovery.timeout)?;
+    cancel.check()?;
+    Ok(Prepared {
+        at: system::now(),
+        executable: recovery.program[0].clone(),
+        recovery_ms: ready.as_millis() as u64,
+        shutdown_ms: stopped.as_millis() as u64,
+    })
+}

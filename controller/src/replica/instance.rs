@@ -1,0 +1,263 @@
+//! The new server: its option file, its process.
+//!
+//! What makes it right: nothing in the option file leads to a place of the server that was backed up, its appliers and events wait for our word, and
+//! until it replicates it is ended with us; from then on it goes on by itself.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::ReplicaError;
+use crate::backup::settings::option_value;
+use crate::cancel::Cancel;
+use crate::client::{ClientError, Credentials, Endpoint, MysqlClient};
+use crate::manifest::Manifest;
+use crate::restore::place::Destination;
+use crate::restore::relocate;
+use crate::system;
+
+pub const OPTIONS_NAME: &str = "hotmirror_replica.cnf";
+const SOCKET_NAME: &str = "mysqld.sock";
+const LOG_NAME: &str = "hotmirror_replica.err";
+
+/// How often a connection is tried: a server that starts gives no other sign.
+const TRY_INTERVAL: Duration = Duration::from_millis(50);
+const ANSWER_BOUND: Duration = Duration::from_secs(300);
+const STOP_BOUND: Duration = Duration::from_secs(60);
+const LOG_TAIL_LINES: usize = 12;
+
+/// What the new server is to be.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub data_dir: PathBuf,
+    pub server_id: u32,
+    pub socket: PathBuf,
+    /// None: not reachable over TCP.
+    pub port: Option<u16>,
+    /// The server's binary; behind a dynamic loader and its options, if it runs by one.
+    pub program: Vec<PathBuf>,
+    /// Lines `name=value` of the user's.
+    pub options: Vec<String>,
+}
+
+impl Identity {
+    pub fn default_socket(data_dir: &Path) -> PathBuf {
+        data_dir.join(SOCKET_NAME)
+    }
+
+    pub fn option_path(&self) -> PathBuf {
+        self.data_dir.join(OPTIONS_NAME)
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.data_dir.join(LOG_NAME)
+    }
+
+    /// `owner`: user id that the server changes to, if it is started by root.
+    pub fn option_file(
+        &self,
+        manifest: &Manifest,
+        destinations: &[Destination],
+        owner: Option<u32>,
+    ) -> String {
+        let mut settings = manifest.server.settings.clone();
+        settings
+            .format
+            .insert("server_id".into(), self.server_id.to_string());
+        let now = |path: &str| match relocate::moved(destinations, Path::new(path)) {
+            Some(now) => now.display().to_string(),
+            None => path.to_string(),
+        };
+        for path in settings.paths.values_mut() {
+            *path = now(path);
+        }
+        settings
+            .paths
+            .insert("datadir".into(), self.data_dir.display().to_string());
+        settings.log_bin = settings.log_bin.as_deref().map(now);
+        // The default name has the host's name in it, and relay logs must be found under the name they have.
+        let relay_log = format!("{}-relay-bin", manifest.server.hostname);
+        settings.relay_log = Some(settings.relay_log.as_deref().map_or(relay_log, now));
+        let mut text = settings.option_file(settings.log_bin.is_some());
+        self.add_own(&mut text, owner);
+        text
+    }
+
+    fn add_own(&self, text: &mut String, owner: Option<u32>) {
+        let log = self.log_path();
+        let mut own: BTreeMap<&str, String> = BTreeMap::from([
+            ("socket", option_value(&self.socket.display().to_string())),
+            (
+                "pid_file",
+                option_value(&self.data_dir.join("mysqld.pid").display().to_string()),
+            ),
+            ("log_error", option_value(&log.display().to_string())),
+            ("read_only", "ON".into()),
+            // Events of the source's run on the source; here they would change what is replicated.
+            ("event_scheduler", "OFF".into()),
+            // A second listener, which would ask for a port of its own.
+            ("loose_mysqlx", "OFF".into()),
+        ]);
+        if let Some(port) = self.port {
+            own.insert("port", port.to_string());
+        }
+        if let Some(uid) = owner {
+            own.insert(
+                "user",
+                if uid == 0 {
+                    "root".into()
+                } else {
+                    uid.to_string()
+                },
+            );
+        }
+        let _ = writeln!(text, "# The replica's own");
+        for (name, value) in own {
+            let _ = writeln!(text, "{name} = {value}");
+        }
+        if self.port.is_none() {
+            let _ = writeln!(text, "skip_networking");
+        }
+        for line in &self.options {
+            let _ = writeln!(text, "{line}");
+        }
+    }
+}
+
+/// The process. Ended when dropped, unless it was released.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    released: bool,
+}
+
+impl Daemon {
+    pub fn start(identity: &Identity) -> Result<Daemon, ReplicaError> {
+        let failed = |source| ReplicaError::Start {
+            executable: identity.program[0].clone(),
+            source,
+        };
+        let log = identity.log_path();
+        let stderr = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(&log)
+            .map_err(failed)?;
+        let mut defaults = std::ffi::OsString::from("--defaults-file=");
+        defaults.push(identity.option_path());
+        let child = Command::new(&identity.program[0])
+            .args(&identity.program[1..])
+            .arg(defaults)
+            // On the command line only: when the user starts it again, it is to replicate.
+            .args(["--loose-skip-slave-start", "--loose-skip-replica-start"])
+            .env_remove("LD_PRELOAD")
+            // A key press that ends us must not end it.
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .map_err(failed)?;
+        Ok(Daemon {
+            child,
+            log,
+            released: false,
+        })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until the server lets us in.
+    pub fn connect(
+        &mut self,
+        socket: &Path,
+        credentials: &Credentials,
+        bound: Duration,
+        cancel: &Cancel,
+    ) -> Result<MysqlClient, ReplicaError> {
+        let endpoint = Endpoint::Socket(socket.into());
+        let start = Instant::now();
+        loop {
+            match MysqlClient::connect(&endpoint, credentials, ANSWER_BOUND) {
+                Err(ClientError::Unreachable { .. }) => {}
+                result => return result.map_err(ReplicaError::from),
+            }
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let (status, log) = (status.to_string(), self.log_tail());
+                return Err(ReplicaError::Ended { status, log });
+            }
+            if start.elapsed() > bound {
+                let log = self.log_tail();
+                return Err(ReplicaError::TooSlow { bound, log });
+            }
+            cancel.check()?;
+            std::thread::sleep(TRY_INTERVAL);
+        }
+    }
+
+    /// From now on it goes on without us.
+    pub fn release(&mut self) {
+        self.released = true;
+    }
+
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL_LINES)..].join("\n")
+    }
+
+    fn signal(&self, signal: Signal) {
+        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if self.released || !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
+        self.signal(Signal::TERM);
+        let start = Instant::now();
+        while start.elapsed() < STOP_BOUND && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(TRY_INTERVAL);
+        }
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Writes `text` with the owner of the data directory.
+pub fn write_options(identity: &Identity, text: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let path = identity.option_path();
+    std::fs::write(&path, text)?;
+    if system::is_root() {
+        let metadata = std::fs::metadata(&identity.data_dir)?;
+        std::os::unix::fs::chown(&path, Some(metadata.uid()), Some(metadata.gid()))?;
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(identity.log_path())?;
+        std::os::unix::fs::fchown(log, Some(metadata.uid()), Some(metadata.gid()))?;
+    }
+    Ok(())
+}
+
+/// Who the server is to run as; only root can choose.
+pub fn owner(data_dir: &Path) -> Option<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(data_dir).ok()?;
+    system::is_root().then(|| metadata.uid())
+}

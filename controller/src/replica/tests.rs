@@ -1,0 +1,244 @@
+//! The statements, to the letter, for each server and each way of following.
+
+use super::*;
+use crate::args::low::{Of, StartAt};
+use crate::server::{Channel, Coordinates, Flavor, Position, Version};
+
+fn manifest(flavor: Flavor, numbers: (u32, u32, u32)) -> Manifest {
+    let mut manifest = restore::tests::manifest(std::path::Path::new("/"), Vec::new());
+    manifest.server.version = Version {
+        flavor,
+        numbers,
+        ..manifest.server.version
+    };
+    let is_mariadb = flavor == Flavor::MariaDb;
+    manifest.server.hostname = "db1".into();
+    manifest.server.port = 3306;
+    manifest.position = Some(Position {
+        coordinates: Coordinates {
+            file: "bin.000004".into(),
+            offset: 1234,
+        },
+        gtid_set: if is_mariadb { "0-1-42" } else { "u:1-42" }.into(),
+        gtid_mode: "ON".into(),
+        gtid_variables: Vec::new(),
+    });
+    let channel = |name: &str, auto_position| Channel {
+        name: name.into(),
+        host: "up".into(),
+        port: 3307,
+        user: "repl".into(),
+        source_log_file: "up.000007".into(),
+        exec_source_log_pos: 573,
+        gtid_set: if is_mariadb { "0-9-7,1-8-3" } else { "u:1-42" }.into(),
+        auto_position,
+        ..Channel::default()
+    };
+    manifest.channels = vec![channel("one", true), channel("two", false)];
+    manifest
+}
+
+fn wishes(of: Of) -> Wishes {
+    Wishes {
+        of,
+        user: Some("repl".into()),
+        password: Some("it's".into()),
+        ..Wishes::default()
+    }
+}
+
+fn statements(manifest: &Manifest, wishes: &Wishes) -> Vec<String> {
+    let plan = Plan::new(manifest, wishes).unwrap();
+    let statements = Words::of(&manifest.server.version).set_up(&plan, true);
+    statements
+        .into_iter()
+        .map(|statement| statement.text)
+        .collect()
+}
+
+#[test]
+fn a_replica_of_a_mariadb_starts_from_its_gtid() {
+    let manifest = manifest(Flavor::MariaDb, (10, 11, 1));
+    assert_eq!(
+        statements(&manifest, &wishes(Of::Source)),
+        [
+            "RESET SLAVE 'one' ALL",
+            "RESET SLAVE 'two' ALL",
+            "RESET MASTER",
+            "SET GLOBAL gtid_slave_pos = '0-1-42'",
+            "CHANGE MASTER '' TO MASTER_HOST = 'db1', MASTER_PORT = 3306, MASTER_USER = 'repl', \
+             MASTER_PASSWORD = 'it''s', MASTER_USE_GTID = slave_pos",
+            "START SLAVE ''",
+        ]
+    );
+}
+
+#[test]
+fn a_sibling_of_a_mariadb_follows_each_channel_as_it_did() {
+    let manifest = manifest(Flavor::MariaDb, (10, 11, 1));
+    let kept = Wishes {
+        of: Of::Sibling,
+        ..Wishes::default()
+    };
+    assert_eq!(
+        statements(&manifest, &kept),
+        [
+            "RESET MASTER",
+            "SET GLOBAL gtid_slave_pos = '0-9-7,1-8-3'",
+            "CHANGE MASTER 'one' TO MASTER_HOST = 'up', MASTER_PORT = 3307, MASTER_USER = 'repl', MASTER_USE_GTID = slave_pos",
+            "CHANGE MASTER 'two' TO MASTER_HOST = 'up', MASTER_PORT = 3307, MASTER_USER = 'repl', \
+             MASTER_USE_GTID = no, MASTER_LOG_FILE = 'up.000007', MASTER_LOG_POS = 573",
+            "START SLAVE 'one'",
+            "START SLAVE 'two'",
+        ]
+    );
+}
+
+#[test]
+fn a_replica_of_a_mysql_has_its_transactions_purged() {
+    let manifest = manifest(Flavor::MySql, (9, 7, 4));
+    assert_eq!(
+        statements(&manifest, &wishes(Of::Source)),
+        [
+            "RESET REPLICA ALL FOR CHANNEL 'one'",
+            "RESET REPLICA ALL FOR CHANNEL 'two'",
+            "RESET BINARY LOGS AND GTIDS",
+            "SET GLOBAL gtid_purged = 'u:1-42'",
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST = 'db1', SOURCE_PORT = 3306, SOURCE_USER = 'repl', \
+             SOURCE_PASSWORD = 'it''s', SOURCE_AUTO_POSITION = 1, GET_SOURCE_PUBLIC_KEY = 1 FOR CHANNEL ''",
+            "START REPLICA FOR CHANNEL ''",
+        ]
+    );
+}
+
+#[test]
+fn a_server_without_gtids_starts_by_file_and_offset() {
+    let mut manifest = manifest(Flavor::Percona, (5, 6, 40));
+    manifest.channels.clear();
+    manifest.position.as_mut().unwrap().gtid_mode = "OFF".into();
+    assert_eq!(
+        statements(&manifest, &wishes(Of::Source)),
+        [
+            "RESET MASTER",
+            "CHANGE MASTER TO MASTER_HOST = 'db1', MASTER_PORT = 3306, MASTER_USER = 'repl', \
+             MASTER_PASSWORD = 'it''s', MASTER_AUTO_POSITION = 0, MASTER_LOG_FILE = 'bin.000004', MASTER_LOG_POS = 1234",
+            "START SLAVE",
+        ]
+    );
+}
+
+#[test]
+fn file_and_offset_can_be_asked_for() {
+    let manifest = manifest(Flavor::MariaDb, (10, 11, 1));
+    let by_position = Wishes {
+        start_at: StartAt::Position,
+        ..wishes(Of::Source)
+    };
+    let change = &statements(&manifest, &by_position)[4];
+    assert!(
+        change.ends_with(
+            "MASTER_USE_GTID = no, MASTER_LOG_FILE = 'bin.000004', MASTER_LOG_POS = 1234"
+        )
+    );
+}
+
+#[test]
+fn a_channel_that_is_not_chosen_is_forgotten() {
+    let manifest = manifest(Flavor::MySql, (8, 0, 22));
+    let one = Wishes {
+        channels: vec!["two".into()],
+        ..wishes(Of::Sibling)
+    };
+    let statements = statements(&manifest, &one);
+    assert_eq!(statements[0], "RESET REPLICA ALL FOR CHANNEL 'one'");
+    assert_eq!(statements[1], "RESET MASTER");
+    assert!(
+        statements[3].starts_with("CHANGE MASTER TO MASTER_HOST"),
+        "{statements:?}"
+    );
+    assert_eq!(statements[4], "START REPLICA FOR CHANNEL 'two'");
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let manifest = manifest(Flavor::MySql, (9, 7, 4));
+    let plan = Plan::new(&manifest, &wishes(Of::Source)).unwrap();
+    let statements = Words::of(&manifest.server.version).set_up(&plan, true);
+    let shown: String = statements
+        .into_iter()
+        .map(|statement| statement.shown)
+        .collect();
+    assert!(
+        shown.contains("SOURCE_PASSWORD = '…'") && !shown.contains("it'"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn what_cannot_be_followed_is_said() {
+    let refusal =
+        |manifest: &Manifest, wishes: Wishes| Plan::new(manifest, &wishes).unwrap_err().to_string();
+    let mut alone = manifest(Flavor::MariaDb, (10, 11, 1));
+    let unknown = Wishes {
+        channels: vec!["three".into()],
+        ..wishes(Of::Sibling)
+    };
+    assert_eq!(
+        refusal(&alone, unknown),
+        "The backup has no channel \"three\", only \"one\", \"two\""
+    );
+    let elsewhere = Wishes {
+        host: Some("h".into()),
+        ..wishes(Of::Sibling)
+    };
+    assert!(refusal(&alone, elsewhere).contains("2 channels"));
+    assert_eq!(
+        refusal(&alone, Wishes::default()),
+        "--replication-user is required"
+    );
+    (alone.channels, alone.position) = (Vec::new(), None);
+    assert!(refusal(&alone, wishes(Of::Sibling)).contains("follows no source"));
+    assert!(refusal(&alone, wishes(Of::Source)).contains("no position"));
+}
+
+#[test]
+fn the_option_file_leads_nowhere_into_the_old_server() {
+    let mut manifest = manifest(Flavor::MariaDb, (10, 11, 1));
+    let settings = &mut manifest.server.settings;
+    settings.format.insert("server_id".into(), "1".into());
+    settings.paths.insert("datadir".into(), "/old/data/".into());
+    settings
+        .paths
+        .insert("innodb_undo_directory".into(), "/old/data/undo".into());
+    settings.log_bin = Some("/old/data/log/bin".into());
+    let identity = Identity {
+        data_dir: "/new".into(),
+        server_id: 7,
+        socket: "/new/s".into(),
+        port: None,
+        program: vec!["/usr/sbin/mariadbd".into()],
+        options: vec!["innodb_buffer_pool_size=1G".into()],
+    };
+    let root = crate::backup::roots::RootEntry {
+        source: "/old/data".into(),
+        place: "data".into(),
+        roles: vec![crate::backup::roots::Role::Data],
+    };
+    let destination = restore::place::Destination::new(&root, "/new".into());
+    let text = identity.option_file(&manifest, &[destination], Some(0));
+    assert!(!text.contains("/old"), "{text}");
+    for line in [
+        "loose_server_id = 7",
+        "loose_innodb_undo_directory = /new/undo",
+        "log_bin = /new/log/bin",
+        "relay_log = db1-relay-bin",
+        "user = root",
+        "skip_networking",
+        "innodb_buffer_pool_size=1G",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in {text}"
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! `hotmirror restore`: puts a backup into a data directory and its external roots.
+//!
+//! What makes it right: nothing is overwritten. Everything is first put together in a directory inside each place, checked against the
+//! checksums on the way, and moved up by renames at the end, the data directory's last; so a restore that is interrupted leaves
+//! nothing that looks like a data directory.
+
+pub mod place;
+pub mod relocate;
+pub mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hotmirror::target::MANIFEST_NAME;
+
+use crate::args::low::RestoreArgs;
+use crate::args::{UsageError, absolute};
+use crate::backup::roots::Role;
+use crate::cancel::{Cancel, Cancelled};
+use crate::exit::Failure;
+use crate::files::FileError;
+use crate::manifest::Manifest;
+use crate::prepare::instance::InstanceError;
+use crate::prepare::{self, Recovery, sandbox};
+use crate::system;
+use crate::verify::{self, VerifyError};
+use place::Destination;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("The directory {0} is not empty")]
+    NotEmpty(PathBuf),
+    #[error("{0} exists already")]
+    InTheWay(PathBuf),
+    #[error("{place} cannot be both a place for {one} and for {other}")]
+    SamePlace {
+        place: PathBuf,
+        one: PathBuf,
+        other: PathBuf,
+    },
+    #[error("The restore failed while files were moved, some are in {place} now: {message}")]
+    Moved { place: PathBuf, message: String },
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Recovery(Box<Failure>),
+    #[error(transparent)]
+    Cancelled(#[from] Cancelled),
+}
+
+/// What the arguments ask for.
+pub struct Order<'o> {
+    backup: &'o Path,
+    manifest: &'o Manifest,
+    destinations: Vec<Destination>,
+    owner: Option<(u32, u32)>,
+    verify: bool,
+}
+
+pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
+    let cancel = Cancel::on_signals().map_err(InstanceError::Begin)?;
+    restore(args, &cancel)?;
+    say!("completed OK!");
+    Ok(())
+}
+
+/// Gives where everything is now.
+pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<Vec<Destination>, Failure> {
+    let backup = absolute(args.from.clone());
+    let manifest = Manifest::read(&backup)?;
+    if manifest.prepare_begun.is_some() {
+        return Err(VerifyError::HalfPrepared(backup).into());
+    }
+    let order = Order {
+        backup: &backup,
+        manifest: &manifest,
+        destinations: destinations(args, &manifest)?,
+        owner: owner(args)?,
+        verify: !args.no_verify,
+    };
+    let needs_recovery = needs_recovery(&order);
+    if needs_recovery && !sandbox::is_possible() {
+        return Err(InstanceError::NoNamespace.into());
+    }
+    place::check_free(&order.destinations, &manifest)?;
+    if args.way.move_back {
+        move_back(&order, needs_recovery, cancel)?;
+    } else {
+        copy_back(&order, needs_recovery, cancel)?;
+    }
+    for destination in &order.destinations {
+        say!(
+            "{} is in {}",
+            destination.place.display(),
+            destination.directory.display()
+        );
+    }
+    Ok(order.destinations)
+}
+
+pub fn destinations(
+    args: &RestoreArgs,
+    manifest: &Manifest,
+) -> Result<Vec<Destination>, RestoreError> {
+    let mut externals = place::parse_externals(&args.external)?;
+    let mut destinations: Vec<Destination> = manifest
+        .roots
+        .iter()
+        .map(|root| {
+            let is_data = root.roles.contains(&Role::Data);
+            let chosen = match is_data {
+                true => Some(absolute(args.data_dir.clone())),
+                false => externals.remove(&root.place),
+            };
+            Destination::new(root, chosen.unwrap_or_else(|| root.source.clone()))
+        })
+        .collect();
+    if let Some(place) = externals.keys().next() {
+        return Err(UsageError::Conflict(format!(
+            "--external: the backup has no {}",
+            place.display()
+        ))
+        .into());
+    }
+    // The data directory last: until it is there, nothing can be started.
+    destinations.sort_by_key(Destination::is_data);
+    Ok(destinations)
+}
+
+fn owner(args: &RestoreArgs) -> Result<Option<(u32, u32)>, UsageError> {
+    let owner = args.owner.as_deref().map(system::parse_owner).transpose();
+    owner.map_err(|reason| UsageError::Value {
+        option: "--owner".into(),
+        value: args.owner.clone().unwrap_or_default(),
+        reason,
+    })
+}
+
+/// The redo log names tablespaces elsewhere by their old paths. Moved, they are only found if it has been applied before.
+fn needs_recovery(order: &Order<'_>) -> bool {
+    let is_moved = |destination: &Destination| {
+        destination.roles.contains(&Role::Tablespaces) && destination.is_relocated()
+    };
+    order.manifest.prepared.is_none() && order.destinations.iter().any(is_moved)
+}
+
+fn copy_back(
+    order: &Order<'_>,
+    needs_recovery: bool,
+    cancel: &Arc<Cancel>,
+) -> Result<(), RestoreError> {
+    let stages = place::Stages::make(&order.destinations)?;
+    transfer::copy(order, cancel)?;
+    if needs_recovery {
+        recover(order, cancel)?;
+    }
+    relocate::relocate(order)?;
+    transfer::sync(order)?;
+    cancel.check()?;
+    stages.publish()
+}
+
+fn move_back(
+    order: &Order<'_>,
+    needs_recovery: bool,
+    cancel: &Arc<Cancel>,
+) -> Result<(), RestoreError> {
+    if order.verify {
+        verify::check(order.backup, order.manifest)?;
+    }
+    cancel.check()?;
+    let stages = place::Stages::make(&order.destinations)?;
+    // From here on it is no backup any more.
+    let manifest = order.backup.join(MANIFEST_NAME);
+    let used = manifest.with_extension("json.used");
+    std::fs::rename(&manifest, &used).map_err(FileError::at("rename", &manifest))?;
+    let stages = stages.keep();
+    let moved = transfer::move_all(order)
+        .and_then(|()| {
+            if needs_recovery {
+                recover(order, cancel)
+            } else {
+                Ok(())
+            }
+        })
+        .and_then(|()| relocate::relocate(order))
+        .and_then(|()| transfer::sync(order))
+        .and_then(|()| stages.publish());
+    moved.map_err(|error| RestoreError::Moved {
+        place: order
+            .destinations
+            .last()
+            .map(|last| last.stage.clone())
+            .unwrap_or_default(),
+        message: error.to_string(),
+    })
+}
+
+fn recover(order: &Order<'_>, cancel: &Arc<Cancel>) -> Result<(), RestoreError> {
+    say!("Tablespaces change their place: letting the server recover first");
+    let place = |destination: &Destination| prepare::Place {
+        now: destination.stage.clone(),
+        original: destination.source.clone(),
+    };
+    let places: Vec<prepare::Place> = order.destinations.iter().rev().map(place).collect();
+    prepare::recover(
+        order.manifest,
+        &places,
+        &Recovery::of(order.manifest),
+        cancel,
+    )
+    .map(drop)
+    .map_err(|failure| RestoreError::Recovery(Box::new(failure)))
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,63 @@
+//! Readings that flavors share: a position, GTID variables, the first column.
+//!
+//! What makes it right: an answer that lacks what it must have is an error that names the statement, never a default.
+
+use super::Coordinates;
+use crate::client::{ClientError, Row, ServerClient};
+
+/// None if there is no row: the server writes no binlog.
+pub fn coordinates(
+    client: &mut dyn ServerClient,
+    statement: &str,
+) -> Result<Option<Coordinates>, ClientError> {
+    let rows = client.query(statement)?;
+    let Some(row) = rows.first() else {
+        return Ok(None);
+    };
+    let coordinates = || {
+        let file = row.get("File")?.to_string();
+        let offset = row.get("Position")?.parse().ok()?;
+        Some(Coordinates { file, offset })
+    };
+    coordinates()
+        .map(Some)
+        .ok_or_else(|| ClientError::Unexpected {
+            statement: statement.into(),
+            what: "file and position".into(),
+        })
+}
+
+/// Names and values of the first row.
+pub fn pairs(
+    client: &mut dyn ServerClient,
+    statement: &str,
+) -> Result<Vec<(String, String)>, ClientError> {
+    let rows = client.query(statement)?;
+    let columns = rows.into_iter().next().unwrap_or_default().0;
+    Ok(columns
+        .into_iter()
+        .map(|(name, value)| (name, value.unwrap_or_default()))
+        .collect())
+}
+
+pub fn first_column(
+    client: &mut dyn ServerClient,
+    statement: &str,
+) -> Result<Vec<String>, ClientError> {
+    let rows = client.query(statement)?;
+    let values = rows.iter().filter_map(Row::first);
+    Ok(values.map(str::to_string).collect())
+}
+
+/// The value that a SHOW STATUS statement gives; 0 if the server does not have the variable.
+pub fn status(client: &mut dyn ServerClient, statement: &str) -> Result<u64, ClientError> {
+    let rows = client.query(statement)?;
+    let Some(row) = rows.first() else {
+        return Ok(0);
+    };
+    let value = row.get("Value").and_then(|value| value.parse().ok());
+    value.ok_or_else(|| ClientError::Unexpected {
+        statement: statement.into(),
+        what: "number".into(),
+    })
+}

@@ -1,0 +1,18 @@
+//! Which user tables are written without transactions: what a cut without a table lock would catch half-way.
+//!
+//! What makes it right: the server says which of its engines have transactions, so engines that nobody here has heard of count right. Tables that keep
+//! nothing on disk don't count.
+
+use crate::client::{ClientError, ServerClient};
+
+pub const STATEMENT: &str = "SELECT CONCAT(t.TABLE_SCHEMA, '.', t.TABLE_NAME) AS name \
+    FROM information_schema.TABLES t JOIN information_schema.ENGINES e ON e.ENGINE = t.ENGINE \
+    WHERE t.TABLE_TYPE = 'BASE TABLE' AND COALESCE(e.TRANSACTIONS, 'NO') <> 'YES' \
+    AND t.ENGINE NOT IN ('MEMORY', 'BLACKHOLE', 'FEDERATED', 'PERFORMANCE_SCHEMA') \
+    AND t.TABLE_SCHEMA NOT IN ('mysql', 'sys', 'performance_schema', 'information_schema') LIMIT 1";
+
+/// One of the tables, if there are any.
+pub fn first_other(client: &mut dyn ServerClient) -> Result<Option<String>, ClientError> {
+    let rows = client.query(STATEMENT)?;
+    Ok(rows.first().and_then(|row| row.first()).map(str::to_string))
+}

@@ -1,0 +1,215 @@
+//! A private copy of the bytes of one write: what the real call writes and what the record carries are then the same, whatever happens to the caller's
+//! buffer meanwhile.
+//!
+//! Servers do write from buffers that other threads go on filling: MariaDB appends to the last block of its redo log buffer while that
+//! block is being written. Any state of such a buffer may end up in the file, and the bytes found in it after the call need not be those. A record made of them would
+//! put bytes into the backup that the file never had. So while records carry payloads, a write goes through a copy: one of the outcomes that the caller had to expect anyway.
+//!
+//! The copy is made by the kernel (`process_vm_readv` on ourselves), so that a bad address stays what it is, an EFAULT of the real call (I2).
+//! Memory comes from a small pool, or is mapped for the one call: nothing is allocated.
+
+use std::ffi::{c_long, c_ulong};
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use libc::iovec;
+use rustix::mm::{MapFlags, ProtFlags};
+
+use crate::capture::Buffers;
+use crate::real::{errno, set_errno, syscall};
+
+const POOL_COUNT: usize = 64;
+/// Servers write pages of at most this size one by one.
+const POOLED_LEN: usize = 64 << 10;
+/// A write longer than this is not copied.
+const LEN_MAX: usize = 64 << 20;
+/// IOV_MAX.
+const ARRAY_LEN_MAX: usize = 1024;
+
+static POOL: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
+/// One bit per pooled buffer; set: free.
+static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// Page-aligned, so that it serves direct I/O.
+pub struct Bounce {
+    address: *mut u8,
+    len: usize,
+    /// Index in the pool, or None for a mapping of its own.
+    pooled: Option<u32>,
+}
+
+impl Bounce {
+    /// Copies what `buffers` holds. None if that can't be done; the real call then has to do with the original.
+    pub fn copy_of(buffers: Buffers) -> Option<Bounce> {
+        match buffers {
+            Buffers::One(address, len) => {
+                let one = iovec {
+                    iov_base: address.cast_mut().cast(),
+                    iov_len: len,
+                };
+                Bounce::gather(std::slice::from_ref(&one))
+            }
+            Buffers::Many(array, count) => {
+                let mut copy = [const { MaybeUninit::<iovec>::uninit() }; ARRAY_LEN_MAX];
+                let len = count.checked_mul(size_of::<iovec>())?;
+                let room = copy.get_mut(..count)?;
+                let from = iovec {
+                    iov_base: array.cast_mut().cast(),
+                    iov_len: len,
+                };
+                if !read_own(room.as_mut_ptr().cast(), len, std::slice::from_ref(&from)) {
+                    return None;
+                }
+                // SAFETY: `count` elements have just been filled, and an iovec is valid whatever its bytes.
+                Bounce::gather(unsafe { std::slice::from_raw_parts(copy.as_ptr().cast(), count) })
+            }
+            Buffers::Kernel => None,
+        }
+    }
+
+    fn gather(from: &[iovec]) -> Option<Bounce> {
+        let len = from
+            .iter()
+            .try_fold(0usize, |sum, part| sum.checked_add(part.iov_len))?;
+        let bounce = Bounce::of_len(len)?;
+        read_own(bounce.address, len, from).then_some(bounce)
+    }
+
+    fn of_len(len: usize) -> Option<Bounce> {
+        if len == 0 || len > LEN_MAX {
+            return None;
+        }
+        if len <= POOLED_LEN
+            && let Some(bounce) = Bounce::from_pool(len)
+        {
+            return Some(bounce);
+        }
+        Some(Bounce {
+            address: map(len)?,
+            len,
+            pooled: None,
+        })
+    }
+
+    fn from_pool(len: usize) -> Option<Bounce> {
+        let pool = pool()?;
+        let taken = FREE.fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
+            (free != 0).then_some(free & free.wrapping_sub(1))
+        });
+        let index = taken.ok()?.trailing_zeros();
+        let address = pool.wrapping_add(index as usize * POOLED_LEN);
+        Some(Bounce {
+            address,
+            len,
+            pooled: Some(index),
+        })
+    }
+
+    pub fn buffers(&self) -> Buffers {
+        Buffers::One(self.address, self.len)
+    }
+}
+
+impl Drop for Bounce {
+    fn drop(&mut self) {
+        match self.pooled {
+            // Pairs with the acquire in `from_pool`: the next user's bytes come after ours were read.
+            Some(index) => _ = FREE.fetch_or(1 << index, Ordering::Release),
+            // SAFETY: mapped by `of_len` for this value alone.
+            None => _ = unsafe { rustix::mm::munmap(self.address.cast(), self.len) },
+        }
+    }
+}
+
+fn pool() -> Option<*mut u8> {
+    let pool = POOL.load(Ordering::Acquire);
+    if !pool.is_null() {
+        return Some(pool);
+    }
+    const LEN: usize = POOL_COUNT * POOLED_LEN;
+    let made = map(LEN)?;
+    let null = std::ptr::null_mut();
+    match POOL.compare_exchange(null, made, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(made),
+        Err(theirs) => {
+            // SAFETY: nobody else has seen it.
+            let _ = unsafe { rustix::mm::munmap(made.cast(), LEN) };
+            Some(theirs)
+        }
+    }
+}
+
+fn map(len: usize) -> Option<*mut u8> {
+    let (prot, flags) = (
+        ProtFlags::READ | ProtFlags::WRITE,
+        MapFlags::PRIVATE | MapFlags::NORESERVE,
+    );
+    // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory.
+    let mapped = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags) };
+    mapped.ok().map(|address| address.cast())
+}
+
+/// Copies `from`, `len` bytes in all, to `to`. False if not all of it can be read.
+///
+/// Where a sandbox forbids the system call, the bytes are copied plainly: a bad address is then a SIGSEGV instead of an EFAULT, in a server that is about to
+/// write from a bad address.
+fn read_own(to: *mut u8, len: usize, from: &[iovec]) -> bool {
+    let local = iovec {
+        iov_base: to.cast(),
+        iov_len: len,
+    };
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let args = [
+        c_long::from(pid),
+        &raw const local as c_long,
+        1,
+        from.as_ptr() as c_long,
+        from.len() as c_ulong as c_long,
+        0,
+    ];
+    // SAFETY: the kernel checks every address of `from`; `to` has room for `len` bytes by the callers.
+    let copied = unsafe { syscall(libc::SYS_process_vm_readv, args) };
+    match (copied, errno()) {
+        (-1, libc::EPERM | libc::ENOSYS | libc::EACCES) => {
+            copy_plainly(to, from);
+            true
+        }
+        _ => copied >= 0 && copied as usize == len,
+    }
+}
+
+/// What is at an address that the program gave, for the kernel to read; None if it can't be read. errno stays.
+///
+/// # Safety
+/// A `T` is valid whatever its bytes.
+pub unsafe fn peek<T: Copy>(address: *const T) -> Option<T> {
+    let before = errno();
+    let mut value = MaybeUninit::<T>::uninit();
+    let from = iovec {
+        iov_base: address.cast_mut().cast(),
+        iov_len: size_of::<T>(),
+    };
+    let read = !address.is_null()
+        && read_own(
+            value.as_mut_ptr().cast(),
+            size_of::<T>(),
+            std::slice::from_ref(&from),
+        );
+    set_errno(before);
+    // SAFETY: every byte of it has been read, and the caller's word.
+    read.then(|| unsafe { value.assume_init() })
+}
+
+fn copy_plainly(to: *mut u8, from: &[iovec]) {
+    let mut at = to;
+    for part in from {
+        // SAFETY: the caller's buffers, which the real call would read next; `to` has room for all of them.
+        unsafe { at.copy_from_nonoverlapping(part.iov_base.cast(), part.iov_len) };
+        at = at.wrapping_add(part.iov_len);
+    }
+}
+
+/// In a forked child: the parent's threads, which held buffers, are not there.
+pub fn forget() {
+    FREE.store(u64::MAX, Ordering::Relaxed);
+}

@@ -1,0 +1,297 @@
+//! What a hooked call does while a session is on: which files it notes, and how records get into the log.
+//!
+//! Two ways of making a real call, one for each kind: [`recorded`] for calls on files, which stay registered over the real call, and [`unregistered`] for
+//! calls that may block on something else. Both call the real function exactly once, return its result, and keep its errno.
+
+use std::cell::Cell;
+use std::ffi::{c_int, c_void};
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use engine::capture_log::{Control, FileId, LostReason, Mode, Record};
+use libc::{iovec, ssize_t};
+use rustix::fs::{FileType, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::bounce::Bounce;
+use crate::cancellation::Deferred;
+use crate::inflight::Call;
+use crate::locks::{self, Held};
+use crate::real::{RealCall, errno, set_errno};
+use crate::{lifecycle, session};
+
+/// A registered call during a session.
+pub struct Capture<'c> {
+    call: &'c Call,
+    writer: session::Writer,
+}
+
+impl<'c> Capture<'c> {
+    /// None if the call need note nothing.
+    pub fn of(call: &'c Call) -> Option<Capture<'c>> {
+        session::writer(call).map(|writer| Capture { call, writer })
+    }
+
+    pub fn payload(&self) -> bool {
+        self.call.control().mode() == Mode::Payload
+    }
+
+    /// True in a signal handler that interrupted a hooked call: no lock may be taken.
+    pub fn nested(&self) -> bool {
+        self.call.nested()
+    }
+
+    /// The file behind `fd`, if it is one that the session watches.
+    pub fn file(&self, fd: c_int) -> Option<FileId> {
+        self.identify(&stat(fd)?)
+    }
+
+    /// As [`Capture::file`], if its changes go into the log under locks that give them the files' order.
+    pub fn identify(&self, stat: &Stat) -> Option<FileId> {
+        is_regular(stat).then(|| self.entry(stat)).flatten()
+    }
+
+    /// What `stat` describes, of whatever kind, if it is on a watched device.
+    pub fn entry(&self, stat: &Stat) -> Option<FileId> {
+        session::watches(stat.st_dev).then_some(FileId {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+        })
+    }
+
+    pub fn watches(&self, file: FileId) -> bool {
+        session::watches(file.device)
+    }
+
+    pub fn append(&self, record: &Record<'_>) {
+        if self.writer.append(record).is_err() {
+            self.switch_off();
+        }
+    }
+
+    pub fn opaque(&self, file: FileId) {
+        self.append(&Record::Opaque {
+            file,
+            mapped: false,
+        });
+    }
+
+    /// As [`Capture::opaque`], if `fd` is a watched file.
+    pub fn opaque_fd(&self, fd: c_int) {
+        if let Some(file) = self.file(fd) {
+            self.opaque(file);
+        }
+    }
+
+    /// Where the record is to carry the bytes, lets the real call write a copy that nobody else can change.
+    pub fn steady(&self, given: &Cell<Buffers>) -> Option<Bounce> {
+        let bounce = self
+            .payload()
+            .then(|| Bounce::copy_of(given.get()))
+            .flatten()?;
+        given.set(bounce.buffers());
+        Some(bounce)
+    }
+
+    /// The first `len` bytes of `buffers` were written at `offset`.
+    pub fn written(&self, file: FileId, offset: u64, len: u64, buffers: Buffers) {
+        if !self.payload() {
+            return self.append(&Record::Write {
+                file,
+                offset,
+                len,
+                payload: None,
+            });
+        }
+        let Ok(mut reservation) = self.writer.reserve_write(file, offset, len) else {
+            return self.switch_off();
+        };
+        buffers.pieces(len, |piece, len| {
+            // SAFETY: the real call has just read these bytes.
+            unsafe { reservation.put(piece, len) }
+        });
+        reservation.publish();
+    }
+
+    /// Exclusion from other changes of the range, where the log's order matters and locks may be taken.
+    pub fn hold_range(&self, file: FileId, offset: u64, len: Option<u64>) -> Held {
+        match len {
+            _ if !self.payload() || self.nested() => Held::default(),
+            Some(len) => locks::range(file, offset, len),
+            None => locks::whole(file),
+        }
+    }
+
+    pub fn hold_whole(&self, file: FileId) -> Held {
+        self.hold_range(file, 0, None)
+    }
+
+    /// A change was made that no record can tell.
+    pub fn lose(&self, why: Errno) {
+        self.lose_to(LostReason::Unidentified, why.raw_os_error() as u64);
+    }
+
+    pub fn lose_to(&self, reason: LostReason, detail: u64) {
+        self.writer.lose(reason, detail);
+        self.switch_off();
+    }
+
+    fn switch_off(&self) {
+        session::switch_off(self.call.rendezvous(), self.call.control().session());
+    }
+}
+
+/// Where the bytes of a write come from.
+#[derive(Clone, Copy)]
+pub enum Buffers {
+    One(*const u8, usize),
+    /// An array of iovec: not looked at before the real call has accepted it.
+    Many(*const iovec, usize),
+    /// Inside the kernel: the record can't carry them.
+    Kernel,
+}
+
+impl Buffers {
+    /// Gives the one buffer of a call that takes one.
+    pub fn with_one(self, call: impl FnOnce(*const c_void, usize) -> ssize_t) -> ssize_t {
+        match self {
+            Buffers::One(address, len) => call(address.cast(), len),
+            Buffers::Many(..) | Buffers::Kernel => call(std::ptr::null(), 0),
+        }
+    }
+
+    /// Gives an array of buffers, for a call that takes many.
+    pub fn with_array(self, call: impl FnOnce(*const iovec, c_int) -> ssize_t) -> ssize_t {
+        match self {
+            Buffers::One(address, len) => {
+                let one = iovec {
+                    iov_base: address.cast_mut().cast(),
+                    iov_len: len,
+                };
+                call(&one, 1)
+            }
+            Buffers::Many(array, count) => call(array, count as c_int),
+            Buffers::Kernel => call(std::ptr::null(), 0),
+        }
+    }
+
+    /// How many bytes are asked for, if that is known without following a pointer.
+    pub fn len(self) -> Option<u64> {
+        match self {
+            Buffers::One(_, len) => Some(len as u64),
+            Buffers::Many(..) | Buffers::Kernel => None,
+        }
+    }
+
+    /// Gives the first `len` bytes, piece by piece.
+    fn pieces(self, len: u64, mut piece: impl FnMut(*const u8, usize)) {
+        let mut left = len as usize;
+        match self {
+            Buffers::One(address, len) => piece(address, len.min(left)),
+            Buffers::Many(array, count) => {
+                for index in 0..count {
+                    // SAFETY: the real call has read the whole array.
+                    let iovec = unsafe { &*array.wrapping_add(index) };
+                    let len = iovec.iov_len.min(left);
+                    piece(iovec.iov_base.cast(), len);
+                    left = left.wrapping_sub(len);
+                    if left == 0 {
+                        break;
+                    }
+                }
+            }
+            Buffers::Kernel => {}
+        }
+    }
+}
+
+pub fn stat(fd: c_int) -> Option<Stat> {
+    // SAFETY: not -1; the descriptor is used in this call only, where one that is closed makes it fail.
+    let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })?;
+    rustix::fs::fstat(fd).ok()
+}
+
+pub fn is_regular(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+/// Status flags of an open file; empty if they can't be had.
+pub fn open_flags(fd: c_int) -> OFlags {
+    // SAFETY: as in `stat`.
+    let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) });
+    fd.and_then(|fd| rustix::fs::fcntl_getfl(fd).ok())
+        .unwrap_or(OFlags::empty())
+}
+
+/// Makes the real call from inside `body`, which notes it; or without, if there is nothing to note.
+#[cold]
+#[inline(never)]
+pub fn recorded<R: Copy, F: FnOnce() -> R>(
+    call: &Call,
+    otherwise: R,
+    real: F,
+    body: impl FnOnce(&Capture<'_>, &RealCall<R, F>),
+) -> R {
+    let _deferred = Deferred::new();
+    let real = RealCall::new(real);
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        if let Some(capture) = Capture::of(call) {
+            body(&capture, &real);
+        }
+    }));
+    if told.is_err() {
+        session::lose(call, Errno::FAULT);
+    }
+    real.finish(otherwise)
+}
+
+/// Makes the real call without registration. If a session other than the one in `seen` is on afterwards, `note` tells it what was done; None if the thread
+/// was cancelled inside the call, whatever it had done by then.
+#[inline]
+pub fn unregistered<R: Copy>(
+    seen: Control,
+    real: impl FnOnce() -> R,
+    note: impl FnOnce(&Capture<'_>, Option<R>),
+) -> R {
+    let mut afterwards = Afterwards {
+        seen,
+        result: None,
+        note: Some(note),
+    };
+    let result = real();
+    afterwards.result = Some(result);
+    result
+}
+
+/// Looks for a session when the call is over, whether it returns or is unwound.
+struct Afterwards<R: Copy, N: FnOnce(&Capture<'_>, Option<R>)> {
+    seen: Control,
+    result: Option<R>,
+    note: Option<N>,
+}
+
+impl<R: Copy, N: FnOnce(&Capture<'_>, Option<R>)> Drop for Afterwards<R, N> {
+    #[inline]
+    fn drop(&mut self) {
+        // The controller's barrier falls behind the load, then what the real call did is visible to its base copy; or before it, then the load sees the session.
+        compiler_fence(Ordering::SeqCst);
+        let now = lifecycle::control();
+        if now.mode() != Mode::Idle
+            && now.session() != self.seen.session()
+            && let Some(note) = self.note.take()
+        {
+            note_late(self.result, note);
+        }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn note_late<R: Copy>(result: Option<R>, note: impl FnOnce(&Capture<'_>, Option<R>)) {
+    let errno = errno();
+    if let Some(call) = Call::enter() {
+        recorded(&call, (), || (), |capture, _| note(capture, result));
+    }
+    set_errno(errno);
+}

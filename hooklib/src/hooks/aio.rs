@@ -1,0 +1,413 @@
+//! libaio. A write is noted when its completion is fetched, before the caller sees the event: only then is it known that, and how much, was written.
+//!
+//! Between submission and completion the kernel works on the file with no thread in a call. So that a grace period can wait for that too, a write
+//! that is submitted while capturing is entered in the rendezvous' table of asynchronous writes, before the kernel gets it.
+//!
+//! Waiting for events blocks: it is not registered, and the mode is looked at when there are some. A write that was submitted in Idle and completes
+//! in a session is noted like any other, and an entry in the table is cleared in whatever mode the completion comes.
+//!
+//! Destroying a context waits for what is in flight, and nobody ever sees its events: the files of the context's claims are suspect, and the claims are released.
+//! Of what was submitted in Idle there are no claims; a session in which such a context is destroyed is lost.
+//!
+//! The system calls are made directly. libaio itself need not be there.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use engine::capture_log::layout::{AIO_SLOT_COUNT, AIO_SLOTS_OFFSET, AioSlot, Rendezvous};
+use engine::capture_log::{FileId, LostReason};
+use libc::{c_int, c_long, timespec};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::write::many;
+use crate::bounce::peek;
+use crate::capture::{Buffers, Capture, open_flags, recorded};
+use crate::inflight::Call;
+use crate::lifecycle;
+use crate::real::{self, errno, set_errno};
+
+#[allow(
+    non_camel_case_types,
+    non_upper_case_globals,
+    dead_code,
+    clippy::all,
+    clippy::undocumented_unsafe_blocks
+)]
+mod header {
+    include!(env!("HOTMIRROR_BINDINGS"));
+}
+use header::{io_event, io_iocb_cmd_IO_CMD_PWRITE, io_iocb_cmd_IO_CMD_PWRITEV, iocb};
+
+/// libc's crate does not have it on all architectures.
+pub const SYS_IO_PGETEVENTS: c_long = header::__NR_io_pgetevents as c_long;
+
+/// Slots looked at before the table counts as full.
+const PROBES: usize = 64;
+
+/// Claims not yet released: without any, a completion need not look for one.
+static CLAIMED: AtomicUsize = AtomicUsize::new(0);
+
+/// The file of each claim in the table, learned when the write is submitted: by its completion the descriptor may be closed, and stand for another one.
+static FILES: [ClaimedFile; AIO_SLOT_COUNT] = [const {
+    ClaimedFile {
+        context: AtomicU64::new(0),
+        device: AtomicU64::new(0),
+        inode: AtomicU64::new(0),
+    }
+}; AIO_SLOT_COUNT];
+
+struct ClaimedFile {
+    context: AtomicU64,
+    device: AtomicU64,
+    inode: AtomicU64,
+}
+
+impl ClaimedFile {
+    // Relaxed is enough: between the two lie the submission and the completion, with the kernel's own locks.
+    fn set(&self, context: u64, file: FileId) {
+        self.context.store(context, Ordering::Relaxed);
+        self.device.store(file.device, Ordering::Relaxed);
+        self.inode.store(file.inode, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> FileId {
+        FileId {
+            device: self.device.load(Ordering::Relaxed),
+            inode: self.inode.load(Ordering::Relaxed),
+        }
+    }
+}
+
+fn table(rendezvous: &'static Rendezvous) -> &'static [AioSlot] {
+    let base = std::ptr::from_ref(rendezvous).cast::<u8>();
+    // SAFETY: the mapping that the rendezvous is the first page of holds the table at this offset.
+    let slots = unsafe { base.add(AIO_SLOTS_OFFSET) }.cast::<AioSlot>();
+    // SAFETY: as above; the slots are atomics, and the mapping stays for good.
+    unsafe { std::slice::from_raw_parts(slots, AIO_SLOT_COUNT) }
+}
+
+fn candidates(
+    rendezvous: &'static Rendezvous,
+    iocb: u64,
+) -> impl Iterator<Item = (&'static AioSlot, &'static ClaimedFile)> {
+    let start = AioSlot::start(iocb, AIO_SLOT_COUNT);
+    let slots = table(rendezvous).iter().zip(&FILES);
+    slots.cycle().skip(start).take(PROBES)
+}
+
+/// Claims a slot for a write to `file`. False if there is none.
+fn claim(rendezvous: &'static Rendezvous, context: u64, iocb: u64, file: FileId) -> bool {
+    let claimed = candidates(rendezvous, iocb).find(|(slot, _)| slot.claim(iocb));
+    if let Some((_, of_claim)) = claimed {
+        of_claim.set(context, file);
+        CLAIMED.fetch_add(1, Ordering::Relaxed);
+    }
+    claimed.is_some()
+}
+
+/// The file that a claimed write was submitted for; a default one is none that the session watches.
+fn file_of_claim(rendezvous: &'static Rendezvous, iocb: u64) -> Option<FileId> {
+    let mut candidates = candidates(rendezvous, iocb);
+    let (_, file) = candidates.find(|(slot, _)| slot.is_held_by(iocb))?;
+    Some(file.get())
+}
+
+fn release(rendezvous: &'static Rendezvous, iocb: u64) {
+    if CLAIMED.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    let mut candidates = candidates(rendezvous, iocb);
+    if let Some((slot, claimed)) = candidates.find(|(slot, _)| slot.is_held_by(iocb)) {
+        // Before the slot is free for the next claim.
+        claimed.context.store(0, Ordering::Relaxed);
+        if slot.release(iocb) {
+            CLAIMED.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// In a forked child: the claims and the contexts are the parent's.
+pub fn forget() {
+    CLAIMED.store(0, Ordering::Relaxed);
+    for slot in &UNTRACKED {
+        slot.store(0, Ordering::Relaxed);
+    }
+    UNTRACKED_CROWD.store(false, Ordering::Relaxed);
+}
+
+/// Contexts to which something was submitted in Idle: what of it is in flight is not known. A server has a few dozen.
+static UNTRACKED: [AtomicU64; 256] = [const { AtomicU64::new(0) }; 256];
+const UNTRACKED_PROBES: usize = 16;
+/// A context found no room.
+static UNTRACKED_CROWD: AtomicBool = AtomicBool::new(false);
+
+fn untracked(context: u64) -> impl Iterator<Item = &'static AtomicU64> {
+    // Contexts are addresses of pages.
+    let start = (context >> 12) as usize % UNTRACKED.len();
+    let slots = UNTRACKED.iter().cycle();
+    slots.skip(start).take(UNTRACKED_PROBES)
+}
+
+#[inline]
+fn leave_untracked(context: u64) {
+    let known = untracked(context).any(|slot| {
+        slot.load(Ordering::Relaxed) == context
+            || slot
+                .compare_exchange(0, context, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+    });
+    if !known {
+        UNTRACKED_CROWD.store(true, Ordering::Relaxed);
+    }
+}
+
+fn take_untracked(context: u64) -> bool {
+    let take = |slot: &AtomicU64| {
+        slot.compare_exchange(context, 0, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+    };
+    let count = untracked(context).filter(|slot| take(slot)).count();
+    count > 0 || UNTRACKED_CROWD.load(Ordering::Relaxed)
+}
+
+fn is_write(iocb: &iocb) -> bool {
+    let command = iocb.aio_lio_opcode as u32;
+    command == io_iocb_cmd_IO_CMD_PWRITE || command == io_iocb_cmd_IO_CMD_PWRITEV
+}
+
+/// The writes among iocbs `from..to` of a submission, up to the first that can't be read: the kernel goes no further either.
+fn each_write(
+    iocbs: *const *const iocb,
+    from: usize,
+    to: usize,
+    mut visit: impl FnMut(u64, c_int),
+) {
+    for index in from..to {
+        // SAFETY: a pointer is valid whatever its bytes.
+        let Some(address) = (unsafe { peek(iocbs.wrapping_add(index)) }) else {
+            return;
+        };
+        // SAFETY: an iocb is numbers and pointers.
+        let Some(iocb) = (unsafe { peek(address) }) else {
+            return;
+        };
+        if is_write(&iocb) {
+            visit(address as u64, iocb.aio_fildes as c_int);
+        }
+    }
+}
+
+/// io_submit; `real` gives the number of iocbs that the kernel took, or something negative.
+pub fn submitted(
+    context: c_long,
+    count: c_long,
+    iocbs: *const *const iocb,
+    real: impl FnOnce() -> c_long,
+) -> c_long {
+    let Some(call) = Call::enter() else {
+        return real();
+    };
+    if call.idle() {
+        leave_untracked(context as u64);
+        return real();
+    }
+    recorded(&call, -1, real, |capture, real| {
+        let rendezvous = call.rendezvous();
+        let count = usize::try_from(count).unwrap_or(0);
+        each_write(iocbs, 0, count, |iocb, fd| {
+            let file = capture.file(fd).unwrap_or_default();
+            if !claim(rendezvous, context as u64, iocb, file) {
+                capture.lose_to(LostReason::AioTableFull, AIO_SLOT_COUNT as u64);
+            }
+        });
+        let taken = real
+            .run()
+            .and_then(|taken| usize::try_from(taken).ok())
+            .unwrap_or(0);
+        each_write(iocbs, taken.min(count), count, |iocb, _| {
+            release(rendezvous, iocb)
+        });
+    })
+}
+
+/// Set in the context of claims while it is being destroyed.
+const ENDING: u64 = 1;
+
+/// io_destroy; `real` gives 0 or something negative. It may wait, so it is not registered.
+pub fn destroyed(context: c_long, real: impl FnOnce() -> c_long) -> c_long {
+    let Some(rendezvous) = lifecycle::live() else {
+        return real();
+    };
+    let context = context as u64;
+    // Before the call: after it, the kernel may give the number to another context.
+    let untracked = take_untracked(context);
+    for (_, claimed) in claims(rendezvous, context) {
+        claimed.context.store(context | ENDING, Ordering::Relaxed);
+    }
+    let result = real();
+    if result == 0 {
+        note_destroyed(context, untracked);
+    } else if untracked {
+        leave_untracked(context);
+    }
+    result
+}
+
+/// The claims of a context.
+fn claims(
+    rendezvous: &'static Rendezvous,
+    context: u64,
+) -> impl Iterator<Item = (u64, &'static ClaimedFile)> {
+    let any = CLAIMED.load(Ordering::Relaxed) != 0;
+    let slots = table(rendezvous).iter().zip(&FILES).filter(move |_| any);
+    let holders = slots.filter_map(|(slot, claimed)| Some((slot.holder()?, claimed)));
+    holders.filter(move |(_, claimed)| claimed.context.load(Ordering::Relaxed) == context)
+}
+
+#[cold]
+fn note_destroyed(context: u64, untracked: bool) {
+    let Some(call) = Call::enter() else { return };
+    let ending = || claims(call.rendezvous(), context | ENDING);
+    if !call.idle() {
+        recorded(
+            &call,
+            (),
+            || (),
+            |capture, _| {
+                if untracked {
+                    capture.lose(Errno::CANCELED);
+                }
+                // Whether they were done, and how much of them, nobody knows.
+                for file in ending().map(|(_, claimed)| claimed.get()) {
+                    if capture.watches(file) {
+                        capture.opaque(file);
+                    }
+                }
+            },
+        );
+    }
+    for (iocb, _) in ending() {
+        release(call.rendezvous(), iocb);
+    }
+}
+
+/// io_getevents; `real` gives the number of events, or something negative.
+///
+/// # Safety
+/// `events` has room for what `real` gives.
+pub unsafe fn completed(events: *const io_event, real: impl FnOnce() -> c_long) -> c_long {
+    let count = real();
+    if count > 0 && lifecycle::live().is_some() {
+        // SAFETY: the caller's word: the kernel has just filled them in.
+        note_events(unsafe { std::slice::from_raw_parts(events, count as usize) });
+    }
+    count
+}
+
+fn note_events(events: &[io_event]) {
+    let Some(call) = Call::enter() else { return };
+    if call.idle() && CLAIMED.load(Ordering::Relaxed) == 0 {
+        return;
+    }
+    if !call.idle() {
+        recorded(
+            &call,
+            (),
+            || (),
+            |capture, _| {
+                for event in events {
+                    // SAFETY: an iocb lives until its completion has reached the caller.
+                    if let Some(iocb) = unsafe { event.obj.as_ref() } {
+                        let claimed = file_of_claim(call.rendezvous(), event.obj as u64);
+                        note_event(capture, iocb, claimed, event.res as i64);
+                    }
+                }
+            },
+        );
+    }
+    for event in events {
+        release(call.rendezvous(), event.obj as u64);
+    }
+}
+
+/// `claimed`: the file, if the submission was seen.
+fn note_event(capture: &Capture<'_>, iocb: &iocb, claimed: Option<FileId>, result: i64) {
+    let (true, Ok(len @ 1..)) = (is_write(iocb), u64::try_from(result)) else {
+        return;
+    };
+    let fd = iocb.aio_fildes;
+    let file = match claimed {
+        Some(file) => Some(file).filter(|file| capture.watches(*file)),
+        None => capture.file(fd),
+    };
+    let Some(file) = file else { return };
+    // SAFETY: a write's arguments are in this member of the union; for a vector the member of the other name has the same layout.
+    let arguments = unsafe { &iocb.u.c };
+    let buffers = if iocb.aio_lio_opcode as u32 == io_iocb_cmd_IO_CMD_PWRITE {
+        Buffers::One(arguments.buf.cast(), arguments.nbytes as usize)
+    } else {
+        many(arguments.buf.cast(), arguments.nbytes as c_int)
+    };
+    match u64::try_from(arguments.offset) {
+        Ok(offset) if !open_flags(fd).contains(OFlags::APPEND) => {
+            capture.written(file, offset, len, buffers)
+        }
+        _ => capture.opaque(file),
+    }
+}
+
+/// A system call as libaio makes it: the negative errno is the result, and errno itself stays.
+unsafe fn as_libaio(number: c_long, args: [c_long; 6]) -> c_long {
+    let before = errno();
+    // SAFETY: the caller's word.
+    let result = unsafe { real::syscall(number, args) };
+    let failure = errno();
+    set_errno(before);
+    if result < 0 {
+        -c_long::from(failure)
+    } else {
+        result
+    }
+}
+
+optional_hooks! {
+    io_submit = c"io_submit":
+    (context: c_long, count: c_long, iocbs: *const *const iocb) -> c_int, |_real| {
+        let args = [context, count, iocbs as c_long, 0, 0, 0];
+        // SAFETY: the caller's arguments, unchanged.
+        submitted(context, count, iocbs, || unsafe { as_libaio(libc::SYS_io_submit, args) }) as c_int
+    }
+
+    // libaio's other name for it does not go through this one.
+    io_destroy = c"io_destroy":
+    (context: c_long) -> c_int, |_real| {
+        let args = [context, 0, 0, 0, 0, 0];
+        // SAFETY: the caller's argument, unchanged.
+        destroyed(context, || unsafe { as_libaio(libc::SYS_io_destroy, args) }) as c_int
+    }
+
+    io_queue_release = c"io_queue_release":
+    (context: c_long) -> c_int, |_real| {
+        let args = [context, 0, 0, 0, 0, 0];
+        // SAFETY: the caller's argument, unchanged.
+        destroyed(context, || unsafe { as_libaio(libc::SYS_io_destroy, args) }) as c_int
+    }
+
+    io_getevents = c"io_getevents":
+    (context: c_long, min: c_long, max: c_long, events: *mut io_event, timeout: *mut timespec) -> c_int, |_real| {
+        let args = [context, min, max, events as c_long, timeout as c_long, 0];
+        // SAFETY: the caller's arguments, unchanged.
+        unsafe { completed(events, || as_libaio(libc::SYS_io_getevents, args)) as c_int }
+    }
+
+    io_pgetevents = c"io_pgetevents":
+    (context: c_long, min: c_long, max: c_long, events: *mut io_event, timeout: *mut timespec, mask: *mut libc::sigset_t) -> c_int, |_real| {
+        // The kernel wants the mask together with its size.
+        let mask = [mask as usize, SIGNAL_COUNT / 8];
+        let args = [context, min, max, events as c_long, timeout as c_long, mask.as_ptr() as c_long];
+        // SAFETY: the caller's arguments, in the form of the system call.
+        unsafe { completed(events, || as_libaio(SYS_IO_PGETEVENTS, args)) as c_int }
+    }
+}
+
+const SIGNAL_COUNT: usize = 64;

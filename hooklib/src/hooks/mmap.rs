@@ -1,0 +1,102 @@
+//! Memory mappings of files. Stores to a mapping pass no function, so a file that has a writable shared one is suspect as a whole.
+//!
+//! MAP_SYNC (a server's redo log on persistent memory) is declined with the answer of a file system that has no such thing: servers then write
+//! through calls. Allocators call mmap from malloc, before this library and even libc are ready: all mappings but writable shared ones of a file pass
+//! straight through.
+
+use engine::capture_log::Record;
+use libc::{
+    MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_WRITE, c_int, c_void, off64_t, size_t,
+};
+
+use crate::capture::{Capture, recorded};
+use crate::inflight::Call;
+use crate::{lifecycle, maps, real};
+
+const MAP_TYPE: c_int = 0xf;
+
+#[inline]
+pub fn mapped(
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    real: impl FnOnce() -> *mut c_void,
+) -> *mut c_void {
+    let kind = flags & MAP_TYPE;
+    let shares_file =
+        (kind == MAP_SHARED || kind == MAP_SHARED_VALIDATE) && flags & MAP_ANONYMOUS == 0;
+    if !shares_file {
+        return real();
+    }
+    if kind == MAP_SHARED_VALIDATE && flags & libc::MAP_SYNC != 0 && lifecycle::is_server() {
+        real::set_errno(libc::EOPNOTSUPP);
+        return libc::MAP_FAILED;
+    }
+    if prot & PROT_WRITE == 0 {
+        return real();
+    }
+    map_writable(fd, real)
+}
+
+fn map_writable(fd: c_int, real: impl FnOnce() -> *mut c_void) -> *mut c_void {
+    let Some(call) = Call::enter() else {
+        return real();
+    };
+    if call.idle() {
+        return real();
+    }
+    recorded(&call, libc::MAP_FAILED, real, |capture, real| {
+        if let (Some(address), Some(file)) = (real.run(), capture.file(fd))
+            && address != libc::MAP_FAILED
+        {
+            capture.append(&Record::Opaque { file, mapped: true });
+        }
+    })
+}
+
+/// msync: the caller says that it has stored something.
+pub fn synced(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
+    let Some(call) = Call::enter() else {
+        return real();
+    };
+    if call.idle() {
+        return real();
+    }
+    recorded(&call, -1, real, |capture, real| {
+        if real.run() == Some(0) {
+            note_synced(capture, address as u64, len as u64);
+        }
+    })
+}
+
+fn note_synced(capture: &Capture<'_>, start: u64, len: u64) {
+    let end = start.saturating_add(len);
+    let seen = maps::each_mapping(|mapping| {
+        if mapping.writable_shared
+            && mapping.start < end
+            && start < mapping.end
+            && let Some(file) = mapping.file().filter(|file| capture.watches(*file))
+        {
+            capture.append(&Record::Opaque { file, mapped: true });
+        }
+    });
+    if seen.is_none() {
+        capture.lose(rustix::io::Errno::IO);
+    }
+}
+
+hooks! {
+    mmap = libc::mmap, mmap64 = libc::mmap64:
+    (address: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, offset: off64_t) -> *mut c_void, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        mapped(prot, flags, fd, || unsafe { real(address, len, prot, flags, fd, offset) })
+    }
+}
+
+cancellation_points! {
+    msync = libc::msync:
+    (address: *mut c_void, len: size_t, flags: c_int) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        synced(address, len, || unsafe { real(address, len, flags) })
+    }
+}

@@ -1,0 +1,140 @@
+//! The interposed calls, one file per family. `symbols.txt` in this crate lists every exported name.
+//!
+//! A family is a few implementations that take the real call as a closure, and a table that binds names to them. The table is one macro, so that all spellings
+//! of a call get the same body, and a spelling can't be given a signature that is not libc's.
+
+/// Defines and exports hooks: `NAME = libc::NAME, …: (arguments) -> result, |real| { body }`.
+///
+/// The body is expanded once per name, with `real` bound to the function behind that name. The path behind `=` proves the signature; it is left out
+/// where libc's crate does not declare the function.
+macro_rules! hooks {
+    ($($($name:ident $(= $proof:path)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
+        $($(hook! { $name [$($proof)?] $arguments -> $result, $real $body })+)+
+
+        /// Looks up the real functions, in the constructor: a look-up may allocate.
+        pub fn resolve() {
+            $($($name::resolve();)+)+
+        }
+    };
+}
+
+macro_rules! hook {
+    ($name:ident [$($proof:path)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block) => {
+        #[allow(clippy::module_inception, clippy::missing_safety_doc, clippy::multiple_unsafe_ops_per_block)]
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            #[allow(dead_code)]
+            type Signature = unsafe extern "C" fn($($type),*) -> $result;
+            $(const _: Signature = $proof;)?
+
+            redhook::hook! {
+                unsafe fn $name($($argument: $type),*) -> $result => hooked {
+                    let $real = redhook::real!($name);
+                    $body
+                }
+            }
+
+            pub fn resolve() {
+                $name.get();
+            }
+        }
+    };
+}
+
+/// As [`hooks`], for cancellation points: a thread may be cancelled inside them, and then unwinds through the hook.
+///
+/// redhook's hooks catch what unwinds, which for a cancelled thread means abort. These let it pass. See `cancellation`.
+macro_rules! cancellation_points {
+    ($($($name:ident $(= $proof:path)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
+        $($(cancellation_point! { $name [$($proof)?] $arguments -> $result, $real $body })+)+
+
+        /// As [`resolve`].
+        pub fn resolve_cancellation_points() {
+            $($($name::resolve();)+)+
+        }
+    };
+}
+
+macro_rules! cancellation_point {
+    ($name:ident [$($proof:path)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block) => {
+        #[allow(clippy::missing_safety_doc, clippy::multiple_unsafe_ops_per_block)]
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            #[allow(dead_code)]
+            type Signature = unsafe extern "C" fn($($type),*) -> $result;
+            $(const _: Signature = $proof;)?
+            type Real = unsafe extern "C-unwind" fn($($type),*) -> $result;
+
+            static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"));
+
+            #[unsafe(no_mangle)]
+            pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+                crate::cancellation::point();
+                // SAFETY: libc's function of this name has this type.
+                let $real: Real = unsafe { std::mem::transmute(REAL.address()) };
+                $body
+            }
+
+            pub fn resolve() {
+                REAL.address();
+            }
+        }
+    };
+}
+
+/// As [`hooks`], for functions of libraries that the process need not have: `real` is their address, or null.
+macro_rules! optional_hooks {
+    ($($name:ident = $symbol:literal: ($($argument:ident : $type:ty),*) -> $result:ty, |$real:ident| $body:block)+) => {
+        $(
+            #[allow(clippy::missing_safety_doc)]
+            mod $name {
+                #[allow(unused_imports)]
+                use super::*;
+
+                redhook::hook! {
+                    unsafe fn $name($($argument: $type),*) -> $result => hooked {
+                        static REAL: crate::real::Next = crate::real::Next::new($symbol);
+                        let $real = &REAL;
+                        $body
+                    }
+                }
+            }
+        )+
+    };
+}
+
+mod aio;
+mod mmap;
+mod namespace;
+mod open;
+mod position;
+mod stdio;
+mod syscall;
+mod truncate;
+mod uring;
+mod variadic;
+mod write;
+
+pub fn resolve() {
+    mmap::resolve();
+    namespace::resolve();
+    position::resolve();
+    stdio::resolve();
+    truncate::resolve();
+    variadic::resolve();
+    write::resolve_cancellation_points();
+    position::resolve_cancellation_points();
+    open::resolve_cancellation_points();
+    stdio::resolve_cancellation_points();
+    truncate::resolve_cancellation_points();
+    mmap::resolve_cancellation_points();
+}
+
+/// In a forked child.
+pub fn forget() {
+    aio::forget();
+}

@@ -1,0 +1,303 @@
+//! Calls that change names. While capturing, one lock over all of them covers the look before, the real call and the append.
+//!
+//! A record needs the path and what it names. Both are learned while the entry exists: before a removal, after a creation. If the path can't be learned (no
+//! descriptor left, a path too long), the record is Rescan: the names changed, look for yourself.
+
+use std::ffi::CStr;
+
+use engine::capture_log::{FileId, Mode, Record};
+use libc::{c_char, c_int, c_uint, mode_t};
+use rustix::fs::{FileType, Stat};
+
+use super::open;
+use crate::capture::{Capture, recorded, unregistered};
+use crate::inflight::Call;
+use crate::path::{self, PathBuffer};
+use crate::real::RealCall;
+use crate::{lifecycle, locks};
+
+/// A directory entry as the caller names it.
+#[derive(Clone, Copy)]
+pub struct Entry {
+    dirfd: c_int,
+    path: *const c_char,
+}
+
+impl Entry {
+    pub fn at(dirfd: c_int, path: *const c_char) -> Entry {
+        Entry { dirfd, path }
+    }
+
+    pub fn here(path: *const c_char) -> Entry {
+        Entry {
+            dirfd: libc::AT_FDCWD,
+            path,
+        }
+    }
+
+    fn given(&self) -> Option<&CStr> {
+        // SAFETY: a path that a caller gives to libc is null or NUL-terminated.
+        unsafe { path::given(self.path) }
+    }
+
+    fn look(&self) -> Option<Stat> {
+        path::look(self.dirfd, self.given()?, false)
+    }
+
+    /// What the entry holds, if it is a symbolic link.
+    fn symlink_target(&self) -> Option<PathBuffer> {
+        let mut target = PathBuffer::new();
+        path::read_link(path::directory(self.dirfd), self.given()?, &mut target)?;
+        Some(target)
+    }
+
+    fn learn(&self) -> Option<PathBuffer> {
+        path::of_entry(self.dirfd, self.given()?)
+    }
+}
+
+type Real<'r, F> = &'r RealCall<c_int, F>;
+
+/// Makes `real` under the lock of the names; `note` makes the call in its turn. Idle it is not registered, since a path may lead to anything.
+pub fn renamed<F: FnOnce() -> c_int>(
+    real: F,
+    note: impl FnOnce(&Capture<'_>, Real<'_, F>),
+) -> c_int {
+    lifecycle::live_or_revived();
+    let seen = lifecycle::control();
+    if seen.mode() != Mode::Idle
+        && let Some(call) = Call::enter()
+        && !call.idle()
+    {
+        return recorded(&call, -1, real, |capture, real| {
+            let _names = (!capture.nested()).then(locks::namespace);
+            note(capture, real);
+        });
+    }
+    unregistered(seen, real, |capture, result| {
+        if result == Some(0) {
+            capture.append(&Record::Rescan);
+        }
+    })
+}
+
+/// Appends `record` of the path, or Rescan if it could not be learned.
+fn append_named<'p>(
+    capture: &Capture<'_>,
+    path: &'p Option<PathBuffer>,
+    record: impl FnOnce(&'p [u8]) -> Record<'p>,
+) {
+    match path {
+        Some(path) => capture.append(&record(path.as_bytes())),
+        None => capture.append(&Record::Rescan),
+    }
+}
+
+fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::Directory
+}
+
+pub fn rename_entry(from: Entry, to: Entry, flags: c_uint, real: impl FnOnce() -> c_int) -> c_int {
+    renamed(real, |capture, real| {
+        let (moved, target) = (from.look(), to.look());
+        let (from, to) = (from.learn(), to.learn());
+        if real.run() != Some(0) {
+            return;
+        }
+        let Some(moved) = moved else {
+            return capture.append(&Record::Rescan);
+        };
+        let Some(file) = capture.entry(&moved) else {
+            return;
+        };
+        let replaced = target.as_ref().and_then(|target| capture.entry(target));
+        // Two names of one file: rename does nothing, by POSIX.
+        if replaced == Some(file) {
+            return;
+        }
+        let (Some(from), Some(to)) = (from, to) else {
+            return capture.append(&Record::Rescan);
+        };
+        capture.append(&Record::Rename {
+            file,
+            from: from.as_bytes(),
+            to: to.as_bytes(),
+            replaced,
+            exchange: flags & libc::RENAME_EXCHANGE != 0,
+            directory: is_directory(&moved),
+        });
+    })
+}
+
+/// unlink, rmdir, remove: the entry tells which of them it was.
+pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
+    renamed(real, |capture, real| {
+        let before = entry.look();
+        let file = before.as_ref().and_then(|before| capture.entry(before));
+        let path = file.and_then(|_| entry.learn());
+        if real.run() != Some(0) {
+            return;
+        }
+        match (before, file) {
+            (None, _) => capture.append(&Record::Rescan),
+            (Some(_), None) => {}
+            (Some(before), Some(file)) if is_directory(&before) => {
+                append_named(capture, &path, |path| Record::Rmdir { file, path })
+            }
+            (Some(_), Some(file)) => {
+                append_named(capture, &path, |path| Record::Unlink { file, path })
+            }
+        }
+    })
+}
+
+/// A call that makes `entry`, which `record` describes from what is there afterwards.
+fn make_entry<'p>(
+    capture: &Capture<'_>,
+    entry: Entry,
+    path: &'p mut Option<PathBuffer>,
+    record: impl FnOnce(FileId, &Stat, &'p [u8]) -> Record<'p>,
+) {
+    let Some(made) = entry.look() else {
+        return capture.append(&Record::Rescan);
+    };
+    if let Some(file) = capture.entry(&made) {
+        *path = entry.learn();
+        append_named(capture, path, |path| record(file, &made, path));
+    }
+}
+
+pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
+    renamed(real, |capture, real| {
+        if real.run() != Some(0) {
+            return;
+        }
+        let mut unnamed = None;
+        // A link to a symbolic link is one more symbolic link.
+        if let Some(target) = entry.symlink_target() {
+            return make_entry(capture, entry, &mut None, |file, _, path| Record::Symlink {
+                file,
+                path,
+                target: target.as_bytes(),
+            });
+        }
+        make_entry(capture, entry, &mut None, |file, made, path| {
+            unnamed = Some(file).filter(|_| made.st_nlink == 1);
+            Record::Link { file, path }
+        });
+        // Its first name: what was written before could not be told from changes of another file.
+        if let Some(file) = unnamed {
+            capture.opaque(file);
+        }
+    })
+}
+
+pub fn make_directory(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
+    renamed(real, |capture, real| {
+        if real.run() == Some(0) {
+            make_entry(capture, entry, &mut None, |file, made, path| {
+                Record::Mkdir {
+                    file,
+                    path,
+                    attributes: open::attributes(made),
+                }
+            });
+        }
+    })
+}
+
+pub fn make_symlink(target: *const c_char, entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
+    renamed(real, |capture, real| {
+        if real.run() != Some(0) {
+            return;
+        }
+        // SAFETY: the real call has read it.
+        let target = unsafe { path::given(target) }.map_or(&b""[..], CStr::to_bytes);
+        make_entry(capture, entry, &mut None, |file, _, path| Record::Symlink {
+            file,
+            path,
+            target,
+        });
+    })
+}
+
+hooks! {
+    rename = libc::rename:
+    (from: *const c_char, to: *const c_char) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        rename_entry(Entry::here(from), Entry::here(to), 0, || unsafe { real(from, to) })
+    }
+
+    renameat = libc::renameat:
+    (from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char) -> c_int, |real| {
+        let (old, new) = (Entry::at(from_dir, from), Entry::at(to_dir, to));
+        // SAFETY: the caller's arguments, unchanged.
+        rename_entry(old, new, 0, || unsafe { real(from_dir, from, to_dir, to) })
+    }
+
+    renameat2 = libc::renameat2:
+    (from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char, flags: c_uint) -> c_int, |real| {
+        let (old, new) = (Entry::at(from_dir, from), Entry::at(to_dir, to));
+        // SAFETY: the caller's arguments, unchanged.
+        rename_entry(old, new, flags, || unsafe { real(from_dir, from, to_dir, to, flags) })
+    }
+
+    unlink = libc::unlink, remove = libc::remove, rmdir = libc::rmdir:
+    (path: *const c_char) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        remove_entry(Entry::here(path), || unsafe { real(path) })
+    }
+
+    unlinkat = libc::unlinkat:
+    (dirfd: c_int, path: *const c_char, flags: c_int) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        remove_entry(Entry::at(dirfd, path), || unsafe { real(dirfd, path, flags) })
+    }
+
+    link = libc::link:
+    (from: *const c_char, to: *const c_char) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        link_entry(Entry::here(to), || unsafe { real(from, to) })
+    }
+
+    linkat = libc::linkat:
+    (from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char, flags: c_int) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        link_entry(Entry::at(to_dir, to), || unsafe { real(from_dir, from, to_dir, to, flags) })
+    }
+
+    symlink = libc::symlink:
+    (target: *const c_char, path: *const c_char) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        make_symlink(target, Entry::here(path), || unsafe { real(target, path) })
+    }
+
+    symlinkat = libc::symlinkat:
+    (target: *const c_char, dirfd: c_int, path: *const c_char) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        make_symlink(target, Entry::at(dirfd, path), || unsafe { real(target, dirfd, path) })
+    }
+
+    mkdir = libc::mkdir:
+    (path: *const c_char, mode: mode_t) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        make_directory(Entry::here(path), || unsafe { real(path, mode) })
+    }
+
+    mkdirat = libc::mkdirat:
+    (dirfd: c_int, path: *const c_char, mode: mode_t) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        make_directory(Entry::at(dirfd, path), || unsafe { real(dirfd, path, mode) })
+    }
+
+    mkdtemp = libc::mkdtemp:
+    (template: *mut c_char) -> *mut c_char, |real| {
+        let mut made = std::ptr::null_mut();
+        make_directory(Entry::here(template), || {
+            // SAFETY: the caller's arguments, unchanged.
+            made = unsafe { real(template) };
+            if made.is_null() { -1 } else { 0 }
+        });
+        made
+    }
+}

@@ -1,0 +1,152 @@
+//! Changes of a file's size and of the space behind it. In a session that carries payloads the whole file is locked: a truncation must stand in the
+//! log between the writes between which it happened.
+
+use engine::capture_log::{FileId, Record};
+use libc::{c_char, c_int, off64_t};
+
+use crate::capture::{Capture, recorded};
+use crate::inflight::Call;
+use crate::{locks, path};
+
+/// ftruncate, by descriptor.
+pub fn to_len(fd: c_int, len: i64, real: impl FnOnce() -> c_int) -> c_int {
+    changing(fd, real, |capture, file, result| {
+        if let (0, Ok(len)) = (result, u64::try_from(len)) {
+            capture.append(&Record::Truncate { file, len });
+        }
+    })
+}
+
+/// fallocate. A failure may have changed the file too: space can run out half-way.
+pub fn allocated(
+    fd: c_int,
+    mode: c_int,
+    offset: i64,
+    len: i64,
+    real: impl FnOnce() -> c_int,
+) -> c_int {
+    changing(fd, real, |capture, file, result| {
+        if result != 0 {
+            return note_failure(capture, file, crate::real::errno());
+        }
+        match allocation(file, mode, offset, len) {
+            Some(record) => capture.append(&record),
+            None => capture.opaque(file),
+        }
+    })
+}
+
+/// posix_fallocate gives its errno as the result.
+fn allocated_posix(fd: c_int, offset: i64, len: i64, real: impl FnOnce() -> c_int) -> c_int {
+    changing(fd, real, |capture, file, result| {
+        match allocation(file, 0, offset, len) {
+            Some(record) if result == 0 => capture.append(&record),
+            _ => note_failure(capture, file, result),
+        }
+    })
+}
+
+fn note_failure(capture: &Capture<'_>, file: FileId, errno: c_int) {
+    if matches!(
+        errno,
+        libc::ENOSPC | libc::EDQUOT | libc::EINTR | libc::EIO | libc::EFBIG
+    ) {
+        capture.opaque(file);
+    }
+}
+
+/// None for modes that shift the bytes behind the range.
+fn allocation(file: FileId, mode: c_int, offset: i64, len: i64) -> Option<Record<'static>> {
+    let (offset, len) = (u64::try_from(offset).ok()?, u64::try_from(len).ok()?);
+    let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
+    match mode & !(libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_UNSHARE_RANGE) {
+        0 => Some(Record::Allocate {
+            file,
+            offset,
+            len,
+            keep_size,
+        }),
+        libc::FALLOC_FL_PUNCH_HOLE => Some(Record::Punch { file, offset, len }),
+        libc::FALLOC_FL_ZERO_RANGE => Some(Record::Zero {
+            file,
+            offset,
+            len,
+            keep_size,
+        }),
+        _ => None,
+    }
+}
+
+fn changing(
+    fd: c_int,
+    real: impl FnOnce() -> c_int,
+    note: impl FnOnce(&Capture<'_>, FileId, c_int),
+) -> c_int {
+    let Some(call) = Call::enter() else {
+        return real();
+    };
+    if call.idle() {
+        return real();
+    }
+    recorded(&call, -1, real, |capture, real| {
+        let Some(file) = capture.file(fd) else { return };
+        let _held = capture.hold_whole(file);
+        if let Some(result) = real.run() {
+            note(capture, file, result);
+        }
+    })
+}
+
+/// truncate, by path: under the lock of the names, so that the path means the same before and during the call.
+///
+/// # Safety
+/// `path` is null or NUL-terminated.
+pub unsafe fn by_path(path: *const c_char, len: i64, real: impl FnOnce() -> c_int) -> c_int {
+    let Some(call) = Call::enter() else {
+        return real();
+    };
+    if call.idle() {
+        return real();
+    }
+    // SAFETY: the caller's word.
+    let Some(path) = (unsafe { path::given(path) }) else {
+        return real();
+    };
+    recorded(&call, -1, real, |capture, real| {
+        let _names = (!capture.nested()).then(locks::namespace);
+        let file = path::look(libc::AT_FDCWD, path, true).and_then(|stat| capture.identify(&stat));
+        let Some(file) = file else { return };
+        let _held = capture.hold_whole(file);
+        if let (Some(0), Ok(len)) = (real.run(), u64::try_from(len)) {
+            capture.append(&Record::Truncate { file, len });
+        }
+    })
+}
+
+hooks! {
+    ftruncate = libc::ftruncate, ftruncate64 = libc::ftruncate64:
+    (fd: c_int, len: off64_t) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        to_len(fd, len, || unsafe { real(fd, len) })
+    }
+
+    truncate = libc::truncate, truncate64 = libc::truncate64:
+    (path: *const c_char, len: off64_t) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged; a path is NUL-terminated.
+        unsafe { by_path(path, len, || real(path, len)) }
+    }
+}
+
+cancellation_points! {
+    fallocate = libc::fallocate, fallocate64 = libc::fallocate64:
+    (fd: c_int, mode: c_int, offset: off64_t, len: off64_t) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        allocated(fd, mode, offset, len, || unsafe { real(fd, mode, offset, len) })
+    }
+
+    posix_fallocate = libc::posix_fallocate, posix_fallocate64 = libc::posix_fallocate64:
+    (fd: c_int, offset: off64_t, len: off64_t) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        allocated_posix(fd, offset, len, || unsafe { real(fd, offset, len) })
+    }
+}

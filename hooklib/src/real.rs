@@ -1,0 +1,111 @@
+//! The function behind a hook, called exactly once.
+//!
+//! redhook calls the real function again when a hook's body unwinds. A second write is a wrong write, so whatever runs around the real call does it
+//! inside [`RealCall`], which remembers the result. It also keeps errno: the caller finds the real call's, whatever was done since (I2).
+
+use std::cell::Cell;
+use std::ffi::{CStr, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+pub fn errno() -> i32 {
+    // SAFETY: the address is the calling thread's errno.
+    unsafe { *libc::__errno_location() }
+}
+
+pub fn set_errno(errno: i32) {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// A real call that is still to be made, or its result.
+pub struct RealCall<R, F> {
+    call: Cell<Option<F>>,
+    result: Cell<Option<R>>,
+    errno: Cell<i32>,
+}
+
+impl<R: Copy, F: FnOnce() -> R> RealCall<R, F> {
+    pub fn new(call: F) -> Self {
+        RealCall {
+            call: Cell::new(Some(call)),
+            result: Cell::new(None),
+            errno: Cell::new(errno()),
+        }
+    }
+
+    /// Makes the call, the first time; its result, every time. None is impossible: a call that is gone has left a result.
+    pub fn run(&self) -> Option<R> {
+        if let Some(call) = self.call.take() {
+            set_errno(self.errno.get());
+            self.result.set(Some(call()));
+            self.errno.set(errno());
+        }
+        self.result.get()
+    }
+
+    /// The result and its errno, for the caller of the hook.
+    pub fn finish(self, otherwise: R) -> R {
+        let result = self.run().unwrap_or(otherwise);
+        set_errno(self.errno.get());
+        result
+    }
+}
+
+/// The next definition of a name, for what redhook can't hook (variadic functions) and what may be missing (optional libraries).
+pub struct Next {
+    name: &'static CStr,
+    address: AtomicPtr<c_void>,
+}
+
+impl Next {
+    pub const fn new(name: &'static CStr) -> Next {
+        Next {
+            name,
+            address: AtomicPtr::new(std::ptr::null_mut()),
+        }
+    }
+
+    /// As [`Next::new`], for a macro that puts the name together; it ends with a NUL.
+    pub const fn named(name: &'static str) -> Next {
+        match CStr::from_bytes_with_nul(name.as_bytes()) {
+            Ok(name) => Next::new(name),
+            Err(_) => panic!("The name ends with a NUL"),
+        }
+    }
+
+    /// Null if no other library defines it.
+    #[inline]
+    pub fn address(&self) -> *mut c_void {
+        let known = self.address.load(Ordering::Relaxed);
+        if known.is_null() { self.find() } else { known }
+    }
+
+    #[cold]
+    fn find(&self) -> *mut c_void {
+        // SAFETY: the name is NUL-terminated.
+        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        self.address.store(found, Ordering::Relaxed);
+        found
+    }
+}
+
+type Syscall = unsafe extern "C" fn(libc::c_long, ...) -> libc::c_long;
+static SYSCALL: Next = Next::new(c"syscall");
+
+/// libc's `syscall`.
+///
+/// # Safety
+/// As the system call asks.
+#[inline]
+pub unsafe fn syscall(number: libc::c_long, args: [libc::c_long; 6]) -> libc::c_long {
+    let [a, b, c, d, e, f] = args;
+    // SAFETY: every libc has it, with this signature.
+    let real: Syscall = unsafe { std::mem::transmute(SYSCALL.address()) };
+    // SAFETY: the caller's word.
+    unsafe { real(number, a, b, c, d, e, f) }
+}
+
+/// Looks up what is looked up on demand, while allocation and locks are still harmless.
+pub fn resolve() {
+    SYSCALL.address();
+}

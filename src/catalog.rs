@@ -1,0 +1,514 @@
+//! The catalog: which names the source has, which file each one means, and what of each file is not yet in the stage.
+//!
+//! It starts from a fuzzy scan and follows the log. Why that is exact: the log holds, in file order, every change of a name since before the scan began. The
+//! last record about a name decides what it is, whether or not the scan saw that change already; a name without a record did not change, so
+//! the scan saw it right. (A directory renamed under the scan could hide names from it: the catalog then asks for another scan.)
+//!
+//! A file is known by device and inode. An inode may be reused: the old file's last name goes (Unlink, Rename over it) before the new file's Create, and with it
+//! its state; a fresh Create of a known file starts over in any case.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::capture_log::{Attributes, FileId, Record};
+use crate::extents::{Extents, WHOLE};
+use crate::source::{Entry, Found, Scope, Traits};
+
+/// What a name means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Node {
+    File(FileId),
+    Directory(Attributes),
+    Symlink(PathBuf),
+}
+
+/// What is known of one file.
+#[derive(Clone, Debug)]
+pub struct FileState {
+    /// Number of its copy in the stage; never reused.
+    pub slot: u64,
+    /// How many names it has in scope.
+    pub names: u64,
+    /// What must be copied (again) from the source.
+    pub dirty: Extents,
+    /// All of it was copied at least once.
+    pub copied: bool,
+    /// A change of it was recorded since it was last scanned.
+    pub recorded: bool,
+    /// The same, since the audit before the cut began.
+    pub recorded_lately: bool,
+    /// When scanned, and last copied.
+    pub traits: Option<Traits>,
+    pub attributes: Attributes,
+}
+
+impl FileState {
+    /// When last looked at; 0 before.
+    // Inlined, it has the optimizer compare the bytes behind a None, and memcheck complain of it.
+    #[inline(never)]
+    fn size(&self) -> u64 {
+        self.traits.map_or(0, |traits| traits.size)
+    }
+}
+
+/// A file to copy.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub file: FileId,
+    pub slot: u64,
+    pub path: PathBuf,
+    pub extents: Extents,
+    /// Last known size of the source.
+    pub size: u64,
+}
+
+/// Counts of what the log brought.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct CatalogStats {
+    /// Data records of files in the backup.
+    pub data_records: u64,
+    /// Of these, those of files that had been copied already.
+    pub changes_after_copy: u64,
+    /// Records that change names in scope.
+    pub name_records: u64,
+}
+
+pub struct Catalog {
+    scope: Scope,
+    names: BTreeMap<PathBuf, Node>,
+    files: HashMap<FileId, FileState>,
+    next_slot: u64,
+    dropped: Vec<u64>,
+    needs_scan: Option<String>,
+    pub stats: CatalogStats,
+}
+
+pub(crate) fn path_of(bytes: &[u8]) -> &Path {
+    Path::new(OsStr::from_bytes(bytes))
+}
+
+impl Catalog {
+    pub fn new(scope: Scope) -> Catalog {
+        Catalog {
+            scope,
+            names: BTreeMap::new(),
+            files: HashMap::new(),
+            next_slot: 0,
+            dropped: Vec::new(),
+            needs_scan: None,
+            stats: CatalogStats::default(),
+        }
+    }
+
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = (&Path, &Node)> {
+        self.names.iter().map(|(path, node)| (path.as_path(), node))
+    }
+
+    pub fn name(&self, path: &Path) -> Option<&Node> {
+        self.names.get(path)
+    }
+
+    pub fn file(&self, file: FileId) -> Option<&FileState> {
+        self.files.get(&file)
+    }
+
+    pub fn file_mut(&mut self, file: FileId) -> Option<&mut FileState> {
+        self.files.get_mut(&file)
+    }
+
+    pub fn files(&self) -> impl Iterator<Item = &FileState> {
+        self.files.values()
+    }
+
+    /// An audit begins: what is recorded from now on explains what it will find changed after the cut.
+    pub fn begin_audit(&mut self) {
+        for state in self.files.values_mut() {
+            state.recorded_lately = false;
+        }
+    }
+
+    /// Why another scan is needed, if so.
+    pub fn needs_scan(&self) -> Option<&str> {
+        self.needs_scan.as_deref()
+    }
+
+    /// Slots whose files are gone.
+    pub fn take_dropped(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.dropped)
+    }
+
+    /// Takes over a scan. The records of names that came since before it began must be replayed afterwards.
+    pub fn adopt(&mut self, entries: Vec<Entry>) {
+        self.needs_scan = None;
+        let old_names = std::mem::take(&mut self.names);
+        for state in self.files.values_mut() {
+            state.names = 0;
+        }
+        for entry in entries {
+            let node = match entry.found {
+                Found::Directory => Node::Directory(entry.attributes),
+                Found::Symlink(target) => Node::Symlink(target),
+                Found::File => {
+                    self.adopt_file(&entry);
+                    Node::File(entry.file)
+                }
+            };
+            self.names.insert(entry.path, node);
+        }
+        drop(old_names);
+        let dropped = &mut self.dropped;
+        self.files.retain(|_, state| {
+            if state.names == 0 {
+                dropped.push(state.slot);
+            }
+            state.names > 0
+        });
+    }
+
+    fn adopt_file(&mut self, entry: &Entry) {
+        let reused = self.files.get(&entry.file).is_some_and(|state| {
+            state
+                .traits
+                .is_some_and(|seen| seen.born_ns != entry.traits.born_ns)
+        });
+        if reused {
+            self.forget(entry.file);
+        }
+        let state = self.state_or_new(entry.file);
+        state.names += 1;
+        state.attributes = entry.attributes;
+        let changed = state.traits != Some(entry.traits);
+        state.traits = Some(entry.traits);
+        // The scan explains what it saw: a file that changed without a record is copied again, whole.
+        if changed && !state.recorded {
+            state.dirty.insert(WHOLE);
+        }
+    }
+
+    fn forget(&mut self, file: FileId) {
+        if let Some(state) = self.files.remove(&file) {
+            self.dropped.push(state.slot);
+        }
+    }
+
+    /// The state of `file`; of a file not known so far, everything is dirty.
+    fn state_or_new(&mut self, file: FileId) -> &mut FileState {
+        let next_slot = &mut self.next_slot;
+        self.files.entry(file).or_insert_with(|| {
+            *next_slot += 1;
+            FileState {
+                slot: *next_slot,
+                names: 0,
+                dirty: Extents::whole(),
+                copied: false,
+                recorded: false,
+                recorded_lately: false,
+                traits: None,
+                attributes: Attributes::default(),
+            }
+        })
+    }
+
+    /// Notes a data record: `range` of `file` changed.
+    pub fn note_data(&mut self, file: FileId, range: Range<u64>) {
+        if let Some(state) = self.count_data(file) {
+            state.dirty.insert(range);
+        }
+    }
+
+    /// Counts a data record; gives the file's state if it is in the backup.
+    pub fn count_data(&mut self, file: FileId) -> Option<&mut FileState> {
+        let state = self.files.get_mut(&file)?;
+        self.stats.data_records += 1;
+        self.stats.changes_after_copy += u64::from(state.copied);
+        state.recorded = true;
+        state.recorded_lately = true;
+        Some(state)
+    }
+
+    /// Replays a record that changes names. Gives the file that a fresh Create made, if it is in scope.
+    pub fn note_name(&mut self, record: &Record<'_>) -> Option<FileId> {
+        match *record {
+            Record::Create {
+                file,
+                path,
+                attributes,
+                fresh,
+            } => {
+                let path = self.in_scope(path)?;
+                if fresh {
+                    self.forget_everywhere(file, &path);
+                }
+                self.bind(path, file);
+                let state = self.files.get_mut(&file)?;
+                state.attributes = attributes;
+                fresh.then_some(file)
+            }
+            Record::Link { file, path } => {
+                let path = self.in_scope(path)?;
+                self.bind(path, file);
+                None
+            }
+            Record::Symlink { path, target, .. } => {
+                let path = self.in_scope(path)?;
+                self.unbind(&path);
+                self.names
+                    .insert(path, Node::Symlink(path_of(target).into()));
+                None
+            }
+            Record::Mkdir {
+                path, attributes, ..
+            } => {
+                let path = self.in_scope(path)?;
+                self.unbind(&path);
+                self.names.insert(path, Node::Directory(attributes));
+                None
+            }
+            Record::Unlink { path, .. } | Record::Rmdir { path, .. } => {
+                let path = self.in_scope(path)?;
+                self.unbind(&path);
+                None
+            }
+            Record::Rename {
+                file,
+                from,
+                to,
+                exchange,
+                directory,
+                ..
+            } => {
+                self.rename(file, path_of(from), path_of(to), exchange, directory);
+                None
+            }
+            Record::Rescan => {
+                self.ask_for_scan("Names changed in a way that the hook could not tell");
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The path if it is in scope; counts it.
+    fn in_scope(&mut self, path: &[u8]) -> Option<PathBuf> {
+        let path = path_of(path);
+        self.scope.contains(path).then(|| {
+            self.stats.name_records += 1;
+            path.to_path_buf()
+        })
+    }
+
+    /// Asks for another scan; the first reason stays.
+    pub fn ask_for_scan(&mut self, why: impl Into<String>) {
+        self.needs_scan.get_or_insert(why.into());
+    }
+
+    /// Lets `path` mean `file`.
+    fn bind(&mut self, path: PathBuf, file: FileId) {
+        if self.names.get(&path) == Some(&Node::File(file)) {
+            return;
+        }
+        // One more name first: the same file under the old name must not be forgotten in between.
+        self.state_or_new(file).names += 1;
+        self.unbind(&path);
+        self.names.insert(path, Node::File(file));
+    }
+
+    /// Lets `path` mean nothing.
+    fn unbind(&mut self, path: &Path) {
+        if let Some(Node::File(file)) = self.names.remove(path) {
+            self.one_name_less(file);
+        }
+    }
+
+    fn one_name_less(&mut self, file: FileId) {
+        let Some(state) = self.files.get_mut(&file) else {
+            return;
+        };
+        state.names = state.names.saturating_sub(1);
+        if state.names == 0 {
+            self.forget(file);
+        }
+    }
+
+    /// A fresh file has only the name that it was made with: what the catalog knew under its inode was another file.
+    fn forget_everywhere(&mut self, file: FileId, path: &Path) {
+        let Some(state) = self.files.get(&file) else {
+            return;
+        };
+        if state.names > 1 || self.names.get(path) != Some(&Node::File(file)) {
+            self.names.retain(|_, node| *node != Node::File(file));
+        } else {
+            self.names.remove(path);
+        }
+        self.forget(file);
+    }
+
+    fn rename(&mut self, file: FileId, from: &Path, to: &Path, exchange: bool, directory: bool) {
+        let (from_in, to_in) = (self.scope.contains(from), self.scope.contains(to));
+        self.stats.name_records += u64::from(from_in || to_in);
+        if exchange {
+            return self.exchange(from, to, from_in && to_in);
+        }
+        if directory {
+            return self.rename_directory(from, to, from_in, to_in);
+        }
+        match (from_in, to_in) {
+            (false, false) => {}
+            (true, false) => self.unbind(from),
+            (_, true) => match self.names.get(from).cloned() {
+                Some(node @ Node::Symlink(_)) => {
+                    self.names.remove(from);
+                    self.unbind(to);
+                    self.names.insert(to.into(), node);
+                }
+                _ => {
+                    // A file from outside is not known, hence all dirty.
+                    self.bind(to.into(), file);
+                    if from_in {
+                        self.unbind(from);
+                    }
+                }
+            },
+        }
+    }
+
+    fn exchange(&mut self, from: &Path, to: &Path, both_in: bool) {
+        let pair = (self.names.get(from).cloned(), self.names.get(to).cloned());
+        match pair {
+            (Some(Node::Directory(_)) | None, _) | (_, Some(Node::Directory(_)) | None) => {
+                self.ask_for_scan(format!(
+                    "{} and {} were exchanged",
+                    from.display(),
+                    to.display()
+                ));
+            }
+            (Some(left), Some(right)) if both_in => {
+                self.names.insert(from.into(), right);
+                self.names.insert(to.into(), left);
+            }
+            _ => self.ask_for_scan(format!(
+                "{} was exchanged with a file outside",
+                to.display()
+            )),
+        }
+    }
+
+    fn rename_directory(&mut self, from: &Path, to: &Path, from_in: bool, to_in: bool) {
+        match (from_in, to_in) {
+            (false, false) => {}
+            (true, false) => {
+                for path in self.below(from) {
+                    self.unbind(&path);
+                }
+            }
+            (false, true) => self.ask_for_scan(format!("{} came from outside", to.display())),
+            (true, true) => {
+                let moved = self.below(from);
+                if !moved.iter().any(|path| path == from) {
+                    self.ask_for_scan(format!("{} was renamed during a scan", from.display()));
+                }
+                self.unbind(to);
+                for path in moved {
+                    let rest = path.strip_prefix(from).expect("below");
+                    let target = if rest.as_os_str().is_empty() {
+                        to.into()
+                    } else {
+                        to.join(rest)
+                    };
+                    if let Some(node) = self.names.remove(&path) {
+                        self.names.insert(target, node);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `directory` and everything below it.
+    fn below(&self, directory: &Path) -> Vec<PathBuf> {
+        // Paths order by components, so what is below follows directly.
+        self.names
+            .range(directory.to_path_buf()..)
+            .map(|(path, _)| path)
+            .take_while(|path| path.starts_with(directory))
+            .cloned()
+            .collect()
+    }
+
+    /// A directory renamed while a scan ran may have hidden names from it.
+    pub fn ask_for_scan_if_moved(&mut self, record: &Record<'_>) {
+        if let Record::Rename {
+            directory: true,
+            from,
+            ..
+        }
+        | Record::Rename {
+            exchange: true,
+            from,
+            ..
+        } = *record
+        {
+            self.ask_for_scan(format!(
+                "{} was renamed during a scan",
+                path_of(from).display()
+            ));
+        }
+    }
+
+    /// Takes everything that is dirty, to be copied: the extents are cleared before the source is read, so that what changes meanwhile is noted anew.
+    pub fn take_work(&mut self) -> Vec<Work> {
+        let mut work = Vec::new();
+        for (path, node) in &self.names {
+            let Node::File(file) = node else { continue };
+            let Some(state) = self.files.get_mut(file) else {
+                continue;
+            };
+            if state.dirty.is_empty() {
+                continue;
+            }
+            let size = state.size();
+            let extents = state.dirty.take();
+            work.push(Work {
+                file: *file,
+                slot: state.slot,
+                path: path.clone(),
+                extents,
+                size,
+            });
+        }
+        work
+    }
+
+    /// Puts back what could not be copied.
+    pub fn put_back(&mut self, file: FileId, slot: u64, extents: Extents) {
+        if let Some(state) = self.files.get_mut(&file).filter(|state| state.slot == slot) {
+            state.dirty.extend(extents);
+        }
+    }
+
+    /// Bytes that are dirty, by the last known sizes.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.files
+            .values()
+            .map(|state| state.dirty.bytes(state.size()))
+            .sum()
+    }
+
+    /// A path of some dirty file.
+    pub fn first_dirty(&self) -> Option<&Path> {
+        let (id, _) = self
+            .files
+            .iter()
+            .find(|(_, state)| !state.dirty.is_empty())?;
+        self.names
+            .iter()
+            .find(|(_, node)| **node == Node::File(*id))
+            .map(|(path, _)| path.as_path())
+    }
+}

@@ -1,0 +1,382 @@
+//! A pass: copying what is dirty, with several workers. The base copy is the pass in which everything is.
+//!
+//! Extents are taken out of the catalog before the source is read (see [`crate::catalog::Catalog::take_work`]). What could not be copied, for whatever reason, is put
+//! back: the catalog never believes more than what is in the stage.
+
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+
+use crate::capture_log::{Attributes, FileId};
+use crate::catalog::Work;
+use crate::copy::{Copier, CopyContext, CopyError, Pair};
+use crate::extents::{Extents, WHOLE};
+use crate::source::{self, OpenError, Traits};
+use crate::target::Stage;
+
+/// Files are copied in pieces of this length, so that a large one keeps all workers busy.
+const PIECE_LEN: u64 = 64 << 20;
+/// Gaps between extents that are copied along.
+const GAP_LEN: u64 = 32 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum PassError {
+    #[error("Cannot open {path} in the source: {source}")]
+    Open {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{path}: {source}")]
+    Copy { path: PathBuf, source: CopyError },
+    #[error("Cannot create the copy of {path}: {source}")]
+    Slot {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("Cancelled")]
+    Cancelled,
+}
+
+/// Where a pass takes its dirty files from and puts back what it could not copy.
+pub trait Ledger: Sync {
+    fn put_back(&self, file: FileId, slot: u64, extents: Extents);
+    /// All of the work of this file was done; `seen`: its traits before it was first read.
+    fn copied(&self, work: &Work, traits: Traits, attributes: Attributes);
+}
+
+/// What a pass did.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PassOutcome {
+    pub copied_bytes: u64,
+    /// Files that were not to be found under their names, and stay dirty.
+    pub moved_files: u64,
+}
+
+/// What all workers share.
+pub struct Pass<'a> {
+    pub stage: &'a Stage,
+    pub copying: CopyContext<'a>,
+    pub ledger: &'a dyn Ledger,
+    pub parallel: usize,
+    pub on_file: &'a (dyn Fn() + Sync),
+}
+
+/// A file's share in a pass, with the pieces still to do.
+struct Item {
+    work: Work,
+    pieces_left: AtomicUsize,
+    failed: AtomicBool,
+    seen: Mutex<Option<(Traits, Attributes)>>,
+}
+
+impl Pass<'_> {
+    /// Copies all of `work`. On an error everything that is not copied is put back first.
+    pub fn run(&self, work: Vec<Work>) -> Result<PassOutcome, PassError> {
+        let (sender, receiver) = bounded::<(Arc<Item>, Vec<Range<u64>>)>(self.parallel * 4);
+        let failure: Mutex<Option<PassError>> = Mutex::new(None);
+        let (copied, moved) = (AtomicU64::new(0), AtomicU64::new(0));
+        let failed = || failure.lock().is_some();
+        std::thread::scope(|scope| {
+            for _ in 0..self.parallel.max(1) {
+                let receiver = receiver.clone();
+                let (failure, copied, moved) = (&failure, &copied, &moved);
+                scope.spawn(move || {
+                    crate::threads::started();
+                    let mut copier = Copier::new(self.copying);
+                    for (item, ranges) in receiver {
+                        let result = if failure.lock().is_some() {
+                            Err(PassError::Cancelled)
+                        } else {
+                            self.copy_piece(&mut copier, &item, &ranges)
+                        };
+                        match result {
+                            Ok(Some(bytes)) => _ = copied.fetch_add(bytes, Ordering::Relaxed),
+                            Ok(None) => _ = moved.fetch_add(1, Ordering::Relaxed),
+                            Err(error) => _ = failure.lock().get_or_insert(error),
+                        }
+                    }
+                });
+            }
+            drop(receiver);
+            for mut work in work {
+                work.extents.merge_gaps(GAP_LEN);
+                if failed() || (self.copying.stop)() {
+                    self.ledger.put_back(work.file, work.slot, work.extents);
+                    continue;
+                }
+                self.send_pieces(work, &sender);
+            }
+            drop(sender);
+        });
+        match failure.into_inner() {
+            Some(error) => Err(error),
+            None if (self.copying.stop)() => Err(PassError::Cancelled),
+            None => Ok(PassOutcome {
+                copied_bytes: copied.into_inner(),
+                moved_files: moved.into_inner(),
+            }),
+        }
+    }
+
+    fn send_pieces(
+        &self,
+        work: Work,
+        sender: &crossbeam_channel::Sender<(Arc<Item>, Vec<Range<u64>>)>,
+    ) {
+        let pieces = pieces(&work.extents, work.size);
+        let item = Arc::new(Item {
+            work,
+            pieces_left: AtomicUsize::new(pieces.len()),
+            failed: AtomicBool::new(false),
+            seen: Mutex::new(None),
+        });
+        for ranges in pieces {
+            // The workers outlive the loop: they end when the sender is dropped.
+            let _ = sender.send((item.clone(), ranges));
+        }
+    }
+
+    /// Gives the bytes copied, or None if the file was not found under its name.
+    fn copy_piece(
+        &self,
+        copier: &mut Copier<'_>,
+        item: &Item,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<u64>, PassError> {
+        let result = self.copy_ranges(copier, item, ranges);
+        if !matches!(result, Ok(Some(_))) {
+            item.failed.store(true, Ordering::Relaxed);
+            let mut extents = Extents::default();
+            ranges
+                .iter()
+                .for_each(|range| extents.insert(range.clone()));
+            self.ledger
+                .put_back(item.work.file, item.work.slot, extents);
+        }
+        let last = item.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last && !item.failed.load(Ordering::Relaxed) {
+            let (traits, attributes) = item.seen.lock().unwrap_or_default();
+            self.ledger.copied(&item.work, traits, attributes);
+            (self.on_file)();
+        }
+        result
+    }
+
+    fn copy_ranges(
+        &self,
+        copier: &mut Copier<'_>,
+        item: &Item,
+        ranges: &[Range<u64>],
+    ) -> Result<Option<u64>, PassError> {
+        let path = || item.work.path.clone();
+        let (source, traits, attributes) = match source::open(&item.work.path, item.work.file) {
+            Ok(opened) => opened,
+            Err(OpenError::Moved) => return Ok(None),
+            Err(OpenError::Io(source)) => {
+                return Err(PassError::Open {
+                    path: path(),
+                    source,
+                });
+            }
+        };
+        item.seen.lock().get_or_insert((traits, attributes));
+        let slot = |source| PassError::Slot {
+            path: path(),
+            source,
+        };
+        let target = self.stage.open_slot(item.work.slot).map_err(slot)?;
+        let len = ranges
+            .iter()
+            .map(|range| range.end.min(traits.size).saturating_sub(range.start))
+            .sum();
+        let pair = Pair::new(item.work.slot, source, target, len);
+        // First, so that large writes don't have to extend the copy; and last, for what the range's end leaves open.
+        pair.match_size(self.copying.digests).map_err(slot)?;
+        let mut bytes = 0;
+        for range in ranges {
+            bytes += copier
+                .copy(&pair, range.clone())
+                .map_err(|source| match source {
+                    CopyError::Cancelled => PassError::Cancelled,
+                    source => PassError::Copy {
+                        path: path(),
+                        source,
+                    },
+                })?;
+        }
+        pair.match_size(self.copying.digests).map_err(slot)?;
+        Ok(Some(bytes))
+    }
+}
+
+/// Splits extents into what one worker does at a time. The last piece of a whole file is open-ended: it may have grown.
+fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
+    let mut pieces = Vec::new();
+    let mut piece: Vec<Range<u64>> = Vec::new();
+    let mut piece_len = 0;
+    for range in extents.iter() {
+        let mut at = range.start;
+        while at < range.end {
+            let mut end = range.end.min(at.saturating_add(PIECE_LEN - piece_len));
+            if range.end == WHOLE.end && end >= size {
+                end = range.end;
+            }
+            piece_len += end.min(size.max(at)) - at;
+            piece.push(at..end);
+            at = end;
+            if piece_len >= PIECE_LEN {
+                pieces.push(std::mem::take(&mut piece));
+                piece_len = 0;
+            }
+        }
+    }
+    if !piece.is_empty() {
+        pieces.push(piece);
+    }
+    pieces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digests;
+    use crate::source::Found;
+    use crate::throttle::Throttle;
+    use std::os::unix::fs::FileExt;
+
+    #[derive(Default)]
+    struct Book {
+        back: Mutex<Vec<Extents>>,
+        copied: Mutex<u32>,
+    }
+
+    impl Ledger for Book {
+        fn put_back(&self, _: FileId, _: u64, extents: Extents) {
+            self.back.lock().push(extents);
+        }
+        fn copied(&self, _: &Work, _: Traits, _: Attributes) {
+            *self.copied.lock() += 1;
+        }
+    }
+
+    fn run(stage: &Stage, book: &Book, work: Vec<Work>) -> Result<PassOutcome, PassError> {
+        let (throttle, digests) = (Throttle::new(0), Digests::default());
+        let pass = Pass {
+            stage,
+            copying: CopyContext {
+                throttle: &throttle,
+                digests: &digests,
+                stop: &|| false,
+                on_bytes: &|_| (),
+                reflink: false,
+            },
+            ledger: book,
+            parallel: 2,
+            on_file: &|| (),
+        };
+        pass.run(work)
+    }
+
+    fn work_for(dir: &std::path::Path, name: &str, content: &[u8]) -> Work {
+        std::fs::write(dir.join(name), content).unwrap();
+        let root = source::Root {
+            source: dir.into(),
+            place: "data".into(),
+        };
+        let scope = source::Scope::new(vec![root], Arc::new(|_| false));
+        let entries = source::scan(&scope).unwrap();
+        let entry = entries
+            .into_iter()
+            .find(|entry| entry.found == Found::File && entry.path.ends_with(name))
+            .unwrap();
+        let (path, size) = (entry.path, entry.traits.size);
+        Work {
+            file: entry.file,
+            slot: 1,
+            path,
+            extents: Extents::whole(),
+            size,
+        }
+    }
+
+    #[test]
+    fn a_file_that_moved_stays_dirty() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let work = work_for(&source, "a", b"hello");
+        std::fs::rename(source.join("a"), source.join("b")).unwrap();
+        let (stage, book) = (
+            Stage::create(&dir.path().join("t")).unwrap(),
+            Book::default(),
+        );
+        let outcome = run(&stage, &book, vec![work]).unwrap();
+        assert_eq!(outcome.moved_files, 1);
+        assert_eq!(*book.back.lock(), [Extents::whole()]);
+        assert_eq!(*book.copied.lock(), 0);
+    }
+
+    #[test]
+    fn a_failed_copy_puts_its_extents_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let work = work_for(&source, "a", b"hello");
+        let (stage, book) = (
+            Stage::create(&dir.path().join("t")).unwrap(),
+            Book::default(),
+        );
+        std::fs::remove_dir_all(stage.path()).unwrap();
+        assert!(matches!(
+            run(&stage, &book, vec![work]),
+            Err(PassError::Slot { .. })
+        ));
+        assert_eq!(*book.back.lock(), [Extents::whole()]);
+    }
+
+    #[test]
+    fn a_copy_takes_content_and_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let work = work_for(&source, "a", b"hello");
+        let (stage, book) = (
+            Stage::create(&dir.path().join("t")).unwrap(),
+            Book::default(),
+        );
+        stage
+            .open_slot(1)
+            .unwrap()
+            .write_all_at(b"something longer", 0)
+            .unwrap();
+        run(&stage, &book, vec![work]).unwrap();
+        assert_eq!(std::fs::read(stage.slot_path(1)).unwrap(), b"hello");
+        assert_eq!(*book.copied.lock(), 1);
+    }
+
+    #[test]
+    fn pieces_cover_the_extents_and_no_more_than_the_gap_rule_allows() {
+        let mut extents = Extents::default();
+        extents.insert(10..20);
+        extents.insert(PIECE_LEN * 2..PIECE_LEN * 4 + 5);
+        let pieces = pieces(&extents, u64::MAX);
+        let mut covered = Extents::default();
+        pieces
+            .iter()
+            .flatten()
+            .for_each(|range| covered.insert(range.clone()));
+        assert_eq!(covered, extents);
+        assert!(pieces.len() >= 2);
+    }
+
+    #[test]
+    fn a_whole_file_is_cut_by_its_size_and_stays_open_ended() {
+        let pieces = pieces(&Extents::whole(), PIECE_LEN * 3 + 1);
+        assert_eq!(pieces.len(), 4);
+        assert_eq!(pieces[3].last().unwrap().end, u64::MAX);
+    }
+}

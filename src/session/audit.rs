@@ -1,0 +1,241 @@
+//! The audit: a scan of the source, compared with the catalog, before the cut and once more behind it.
+//!
+//! Every change since the first scan should be explained by a record. One that is not was made behind the hooks' back (by another
+//! process, through a mapping or a libc-internal write), and a backup that trusted the log would be silently wrong (I3).
+
+use std::path::{Path, PathBuf};
+
+use super::core::{Core, Reading};
+use super::error::SessionError;
+use crate::capture_log::record::Header;
+use crate::capture_log::{FileId, Record};
+use crate::catalog::{self, Catalog, FileState, Node};
+use crate::source::{self, Entry, Found};
+
+/// Looks at a suspect that often before giving up on finding a moment without recorded changes of names.
+const ROUND_COUNT_MAX: u32 = 20;
+
+/// Names or files whose change no record explains. Capture is on, and the reader applies.
+pub(super) fn unexplained(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
+    core.link.grace(false, core.options.grace_bound)?;
+    core.drain()?;
+    core.state.lock().catalog.begin_audit();
+    let entries = source::scan(core.state.lock().catalog.scope())?;
+    core.link.grace(false, core.options.grace_bound)?;
+    core.drain()?;
+    let mut suspects = suspects(&mut core.state.lock().catalog, &entries);
+    for _ in 0..ROUND_COUNT_MAX {
+        if suspects.is_empty() {
+            return Ok(suspects);
+        }
+        let before = core.state.lock().catalog.stats.name_records;
+        let found: Vec<Option<Entry>> = suspects
+            .iter()
+            .map(|path| source::look(path))
+            .collect::<Result<_, _>>()?;
+        core.link.grace(false, core.options.grace_bound)?;
+        core.drain()?;
+        let catalog = &core.state.lock().catalog;
+        let quiet = catalog.stats.name_records == before;
+        let still: Vec<PathBuf> = suspects
+            .into_iter()
+            .zip(found)
+            .filter(|(path, entry)| !agrees(catalog, path, entry.as_ref()))
+            .map(|(path, _)| path)
+            .collect();
+        if quiet {
+            return Ok(still);
+        }
+        suspects = still;
+    }
+    // Names change all the time, and are recorded all the time: nothing shows that any change was missed.
+    Ok(Vec::new())
+}
+
+/// Names or files that changed between the first audit and now, and that neither a record before the cut nor one behind it explains.
+///
+/// The reader stands at the cut. What it takes from here on is set aside, for the case that the session goes on.
+pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
+    let entries = source::scan(core.state.lock().catalog.scope())?;
+    // Whatever the scan saw was done by a call that has appended by then, or by an asynchronous write that is noted by then.
+    core.link.grace(true, core.options.grace_bound)?;
+    core.state.lock().reading = Reading::Beyond;
+    core.drain()?;
+    let mut state = core.state.lock();
+    let beyond = Beyond::of(&state.beyond);
+    if beyond.rescan {
+        return Ok(Vec::new());
+    }
+    let catalog = &state.catalog;
+    let explained = |path: &Path| path.ancestors().any(|path| beyond.paths.contains(path));
+    let changed = |entry: &Entry| {
+        let known = catalog.file(entry.file);
+        known.is_some_and(|file| {
+            !file.recorded_lately
+                && file.traits != Some(entry.traits)
+                && !beyond.files.contains(&entry.file)
+        })
+    };
+    let seen: std::collections::HashSet<&Path> =
+        entries.iter().map(|entry| entry.path.as_path()).collect();
+    let missing = catalog.names().map(|(path, _)| path);
+    let missing = missing.filter(|path| !seen.contains(path) && !explained(path));
+    let found = entries
+        .iter()
+        .filter(|entry| !explained(&entry.path))
+        .filter(|entry| !is_named(catalog, entry) || changed(entry))
+        .map(|entry| entry.path.as_path());
+    let unexplained: Vec<PathBuf> = found.chain(missing).map(Path::to_path_buf).collect();
+    if !unexplained.is_empty() {
+        // The scan that comes next has to find them changed.
+        return Ok(unexplained);
+    }
+    // What has not changed since the cut looks as it did at the cut.
+    let unchanged = entries.iter().filter(|entry| {
+        entry.found == Found::File && !explained(&entry.path) && !beyond.files.contains(&entry.file)
+    });
+    for entry in unchanged {
+        if let Some(file) = state.catalog.file_mut(entry.file) {
+            file.attributes = entry.attributes;
+            file.traits = Some(entry.traits);
+        }
+    }
+    Ok(unexplained)
+}
+
+/// What the records behind the cut tell of.
+#[derive(Default)]
+struct Beyond {
+    files: std::collections::HashSet<FileId>,
+    paths: std::collections::HashSet<PathBuf>,
+    /// Names changed in a way that the records don't tell.
+    rescan: bool,
+}
+
+impl Beyond {
+    fn of(records: &[(Header, Vec<u8>)]) -> Beyond {
+        let mut beyond = Beyond::default();
+        for (header, body) in records {
+            match Record::decode(*header, body) {
+                None | Some(Record::Rescan) => beyond.rescan = true,
+                Some(record) => beyond.add(&record, header.file),
+            }
+        }
+        beyond
+    }
+
+    fn add(&mut self, record: &Record<'_>, file: FileId) {
+        self.files.insert(file);
+        let mut path = |bytes| _ = self.paths.insert(catalog::path_of(bytes).into());
+        match *record {
+            Record::Rename { from, to, .. } => {
+                path(from);
+                path(to);
+            }
+            Record::Create { path: at, .. }
+            | Record::Unlink { path: at, .. }
+            | Record::Link { path: at, .. }
+            | Record::Symlink { path: at, .. }
+            | Record::Mkdir { path: at, .. }
+            | Record::Rmdir { path: at, .. } => path(at),
+            _ => {}
+        }
+    }
+}
+
+/// A file of the backup of which the server has a writable shared mapping: stores to it pass no function.
+pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, SessionError> {
+    let maps = PathBuf::from(format!("/proc/{}/maps", core.options.pid));
+    let text = match std::fs::read(&maps) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            core.warn(format!(
+                "Cannot see which files the server has mapped: {error}"
+            ));
+            return Ok(None);
+        }
+        Err(source) => {
+            let action = "read";
+            return Err(SessionError::Io {
+                action,
+                path: maps,
+                source,
+            });
+        }
+    };
+    let text = String::from_utf8_lossy(&text);
+    let mapped: Vec<FileId> = text.lines().filter_map(writable_mapping).collect();
+    let state = core.state.lock();
+    let mut names = state.catalog.names();
+    let found = names.find(|(_, node)| matches!(node, Node::File(file) if mapped.contains(file)));
+    Ok(found.map(|(path, _)| path.to_path_buf()))
+}
+
+/// The file behind a line of /proc/<pid>/maps (`start-end perms offset major:minor inode path`), if it is written through it.
+fn writable_mapping(line: &str) -> Option<FileId> {
+    let mut fields = line.split_ascii_whitespace();
+    let perms = fields.nth(1)?.as_bytes();
+    let (major, minor) = fields.nth(1)?.split_once(':')?;
+    let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
+    let number = |hex: &str| u32::from_str_radix(hex, 16).ok();
+    let device = rustix::fs::makedev(number(major)?, number(minor)?);
+    (perms.get(1) == Some(&b'w') && perms.get(3) == Some(&b's')).then_some(FileId { device, inode })
+}
+
+/// Where scan and catalog differ. The scan's fresher attributes are taken over, and its traits for files whose changes are recorded.
+fn suspects(catalog: &mut Catalog, entries: &[Entry]) -> Vec<PathBuf> {
+    let mut suspects: Vec<PathBuf> = entries
+        .iter()
+        .filter(|entry| !agrees(catalog, &entry.path, Some(entry)))
+        .map(|entry| entry.path.clone())
+        .collect();
+    let seen: std::collections::HashSet<&Path> =
+        entries.iter().map(|entry| entry.path.as_path()).collect();
+    suspects.extend(
+        catalog
+            .names()
+            .map(|(path, _)| path)
+            .filter(|path| !seen.contains(path))
+            .map(Path::to_path_buf),
+    );
+    for entry in entries {
+        // What has this inode by now may be another file, or have been a symbolic link.
+        let named = catalog.name(&entry.path) == Some(&Node::File(entry.file));
+        let born = catalog.file(entry.file).and_then(|file| file.traits);
+        let same = named || born.is_some_and(|seen| seen.born_ns == entry.traits.born_ns);
+        if entry.found != Found::File || !same {
+            continue;
+        }
+        if let Some(file) = catalog.file_mut(entry.file) {
+            file.attributes = entry.attributes;
+            if file.recorded {
+                file.traits = Some(entry.traits);
+            }
+        }
+    }
+    suspects
+}
+
+/// The entry's name means in the catalog what it means in the source.
+fn is_named(catalog: &Catalog, entry: &Entry) -> bool {
+    match (catalog.name(&entry.path), &entry.found) {
+        (Some(Node::Directory(_)), Found::Directory) => true,
+        (Some(Node::Symlink(known)), Found::Symlink(target)) => known == target,
+        (Some(Node::File(file)), Found::File) => *file == entry.file,
+        _ => false,
+    }
+}
+
+fn agrees(catalog: &Catalog, path: &Path, entry: Option<&Entry>) -> bool {
+    let (node, entry) = match (catalog.name(path), entry) {
+        (None, None) => return true,
+        (Some(node), Some(entry)) => (node, entry),
+        _ => return false,
+    };
+    let recorded = |file: &FileState| file.recorded || file.traits == Some(entry.traits);
+    is_named(catalog, entry)
+        && match node {
+            Node::File(file) => catalog.file(*file).is_some_and(recorded),
+            _ => true,
+        }
+}

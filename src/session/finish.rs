@@ -1,0 +1,222 @@
+//! The end of a session: each copy in the stage gets the path that the catalog has at the cut, its owner, mode and times, and a checksum.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::os::unix::fs::{PermissionsExt, lchown};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::core::Core;
+use super::error::SessionError;
+use crate::capture_log::Attributes;
+use crate::catalog::{Catalog, FileState, Node};
+use crate::manifest::{Entry, Kind};
+use crate::target::TargetError;
+
+fn failed<'a>(
+    action: &'static str,
+    path: &'a Path,
+) -> impl Fn(std::io::Error) -> SessionError + 'a {
+    move |source| {
+        let path = path.into();
+        SessionError::Target(TargetError::Io {
+            action,
+            path,
+            source,
+        })
+    }
+}
+
+/// A file to be moved to its place.
+struct Placing<'c> {
+    place: PathBuf,
+    state: &'c FileState,
+    /// An earlier place of the same file.
+    link_to: Option<PathBuf>,
+}
+
+/// Moves everything into place; gives the entries, and the bytes of all files.
+pub(super) fn name_everything(
+    catalog: &Catalog,
+    core: &Core,
+    parallel: usize,
+) -> Result<(Vec<Entry>, u64), SessionError> {
+    let stage = &core.stage;
+    let mut entries = Vec::new();
+    let mut placings = Vec::new();
+    let mut first_places: HashMap<u64, PathBuf> = HashMap::new();
+    let mut directories = Vec::new();
+    for (path, node) in catalog.names() {
+        let Some(place) = catalog.scope().place(path) else {
+            continue;
+        };
+        let at = stage.place(&place);
+        match node {
+            Node::Directory(attributes) => {
+                fs::create_dir_all(&at).map_err(failed("create", &at))?;
+                entries.push(entry(place, Kind::Directory, attributes, 0));
+                directories.push((at, *attributes));
+            }
+            Node::Symlink(target) => {
+                make_parent(&at)?;
+                std::os::unix::fs::symlink(target, &at).map_err(failed("create", &at))?;
+                let kind = Kind::Symlink {
+                    target: target.clone(),
+                };
+                entries.push(entry(place, kind, &Attributes::default(), 0));
+            }
+            Node::File(file) => {
+                let Some(state) = catalog.file(*file) else {
+                    continue;
+                };
+                make_parent(&at)?;
+                let link_to = first_places.get(&state.slot).cloned();
+                first_places
+                    .entry(state.slot)
+                    .or_insert_with(|| place.clone());
+                placings.push(Placing {
+                    place,
+                    state,
+                    link_to,
+                });
+            }
+        }
+    }
+    let (links, firsts): (Vec<_>, Vec<_>) = placings
+        .into_iter()
+        .partition(|placing| placing.link_to.is_some());
+    let placed = place_all(&firsts, core, parallel)?;
+    let bytes = placed.iter().map(|(size, _)| size).sum();
+    let mut by_place = HashMap::new();
+    for (placing, (size, crc32c)) in firsts.into_iter().zip(placed) {
+        by_place.insert(placing.place.clone(), (size, crc32c));
+        let kind = Kind::File {
+            size,
+            crc32c,
+            link_to: None,
+        };
+        entries.push(file_entry(placing, kind));
+    }
+    for placing in links {
+        let first = placing.link_to.clone().expect("partitioned");
+        let at = stage.place(&placing.place);
+        stage
+            .link(&stage.place(&first), &at)
+            .map_err(failed("link", &at))?;
+        let (size, crc32c) = by_place.get(&first).copied().unwrap_or_default();
+        entries.push(file_entry(
+            placing,
+            Kind::File {
+                size,
+                crc32c,
+                link_to: Some(first),
+            },
+        ));
+    }
+    // Last, and the deepest first: a directory's mode might forbid to work in it.
+    for (at, attributes) in directories.into_iter().rev() {
+        set_owner_and_mode(&at, &attributes)?;
+    }
+    stage.remove_slots()?;
+    // Before anything is read back: of a write that failed, the page cache may show what was there before.
+    stage.sync()?;
+    entries.sort_by(|left, right| left.path.cmp(&right.path));
+    Ok((entries, bytes))
+}
+
+fn make_parent(at: &Path) -> Result<(), SessionError> {
+    match at.parent() {
+        Some(parent) if !parent.is_dir() => {
+            fs::create_dir_all(parent).map_err(failed("create", parent))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn entry(path: PathBuf, kind: Kind, attributes: &Attributes, modified_ns: i64) -> Entry {
+    let Attributes { mode, uid, gid } = *attributes;
+    Entry {
+        path,
+        kind,
+        mode: mode & 0o7777,
+        uid,
+        gid,
+        modified_ns,
+    }
+}
+
+fn file_entry(placing: Placing<'_>, kind: Kind) -> Entry {
+    let modified_ns = modified_ns(placing.state);
+    entry(placing.place, kind, &placing.state.attributes, modified_ns)
+}
+
+fn modified_ns(state: &FileState) -> i64 {
+    state.traits.map_or(0, |traits| traits.modified_ns as i64)
+}
+
+/// Moves the files and computes their checksums, with several workers. Gives size and checksum of each.
+fn place_all(
+    placings: &[Placing<'_>],
+    core: &Core,
+    parallel: usize,
+) -> Result<Vec<(u64, u32)>, SessionError> {
+    let next = AtomicUsize::new(0);
+    let failure: Mutex<Option<SessionError>> = Mutex::new(None);
+    let placed: Mutex<Vec<(u64, u32)>> = Mutex::new(vec![(0, 0); placings.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..parallel {
+            scope.spawn(|| {
+                crate::threads::started();
+                while failure.lock().is_none() {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(placing) = placings.get(index) else {
+                        return;
+                    };
+                    if core.cancelled.load(Ordering::Relaxed) {
+                        failure.lock().get_or_insert(SessionError::Cancelled);
+                        return;
+                    }
+                    match place(placing, core) {
+                        Ok(done) => placed.lock()[index] = done,
+                        Err(error) => _ = failure.lock().get_or_insert(error),
+                    }
+                }
+            });
+        }
+    });
+    match failure.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(placed.into_inner()),
+    }
+}
+
+fn place(placing: &Placing<'_>, core: &Core) -> Result<(u64, u32), SessionError> {
+    let at = core.stage.place(&placing.place);
+    let slot = placing.state.slot;
+    core.stage
+        .move_slot(slot, &at)
+        .map_err(failed("name", &at))?;
+    let file = File::open(&at).map_err(failed("open", &at))?;
+    let summed = core
+        .digests
+        .sum(slot, &file)
+        .map_err(failed("read back", &at))?;
+    set_owner_and_mode(&at, &placing.state.attributes)?;
+    let modified = UNIX_EPOCH + Duration::from_nanos(modified_ns(placing.state).max(0) as u64);
+    file.set_modified(modified)
+        .map_err(failed("set the time of", &at))?;
+    Ok(summed)
+}
+
+/// The owner is kept if we may: only root can give files away.
+fn set_owner_and_mode(at: &Path, attributes: &Attributes) -> Result<(), SessionError> {
+    if rustix::process::geteuid().is_root() {
+        lchown(at, Some(attributes.uid), Some(attributes.gid))
+            .map_err(failed("set the owner of", at))?;
+    }
+    let permissions = fs::Permissions::from_mode(attributes.mode & 0o7777);
+    fs::set_permissions(at, permissions).map_err(failed("set the mode of", at))
+}

@@ -1,0 +1,71 @@
+/* Times pwrite: prints the nanoseconds that one call takes, as the median of short rounds.
+ *
+ * Rule: one file, one block, in the page cache, so that the cost of the call is what is measured and not that of the disk.
+ *
+ *   pwrite_loop FILE BYTES ROUNDS        prints a number
+ *   pwrite_loop FILE BYTES ROUNDS wait   prints "ready", waits for a line on stdin, then the same; leaves whoever reads along time between the rounds
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { CALLS_MAX = 20000, ROUND_BYTES = 10 << 20, BLOCK_MAX = 1 << 20, ROUNDS_MAX = 1000, PAUSE_US = 5000 };
+
+static double now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1e9 + t.tv_nsec;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double round_ns(int fd, const char *block, size_t len, int calls) {
+    double start = now_ns();
+    for (int i = 0; i < calls; i++) {
+        if (pwrite(fd, block, len, 0) != (ssize_t)len) {
+            perror("pwrite");
+            exit(1);
+        }
+    }
+    return (now_ns() - start) / calls;
+}
+
+int main(int argc, char **argv) {
+    static double rounds[ROUNDS_MAX];
+    static char block[BLOCK_MAX];
+    char line[16];
+    if (argc < 4)
+        return 2;
+    int len = atoi(argv[2]), count = atoi(argv[3]);
+    if (len < 1 || len > BLOCK_MAX || count < 1 || count > ROUNDS_MAX)
+        return 2;
+    int calls = ROUND_BYTES / len < CALLS_MAX ? ROUND_BYTES / len : CALLS_MAX;
+    int fd = open(argv[1], O_RDWR | O_CREAT, 0600);
+    if (fd < 0) {
+        perror(argv[1]);
+        return 1;
+    }
+    memset(block, 'x', sizeof block);
+    round_ns(fd, block, len, calls);
+    if (argc > 4) {
+        puts("ready");
+        fflush(stdout);
+        if (!fgets(line, sizeof line, stdin))
+            return 1;
+    }
+    for (int i = 0; i < count; i++) {
+        rounds[i] = round_ns(fd, block, len, calls);
+        if (argc > 4)
+            usleep(PAUSE_US);
+    }
+    qsort(rounds, count, sizeof rounds[0], by_value);
+    printf("%.1f\n", rounds[count / 2]);
+    return 0;
+}

@@ -1,0 +1,90 @@
+//! The benchmark behind scripts/bench: what a backup costs the server, next to what its peers cost it and to what the machine can do.
+//!
+//! Rule: everything that is compared runs in one go, on the same data, under the same load, in turns; each figure is a median.
+
+mod floor;
+mod locks;
+mod many;
+mod measure;
+mod meter;
+mod plan;
+mod plot;
+mod pwrite;
+mod report;
+mod rounds;
+mod sysbench;
+mod ways;
+
+use std::path::{Path, PathBuf};
+
+use hotmirror_tests::{artifacts, scratch};
+
+use plan::Plan;
+use report::Results;
+
+/// What the command line asks for; scripts/bench describes it.
+struct Request {
+    plan: Plan,
+    /// Where the page and its plots go.
+    output: Option<PathBuf>,
+}
+
+fn request(arguments: Vec<String>) -> Request {
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
+    let mut plan = match (has("--quick"), has("--full")) {
+        (true, _) => Plan::quick(),
+        (_, true) => Plan::full(),
+        _ => Plan::standard(),
+    };
+    let mut output = (!has("--quick")).then(|| artifacts::workspace().join("docs"));
+    let mut rest = arguments.into_iter();
+    while let Some(argument) = rest.next() {
+        let mut number = || -> u32 {
+            let value = rest.next().unwrap_or_default();
+            value
+                .parse()
+                .unwrap_or_else(|e| panic!("{argument} {value}: {e}"))
+        };
+        match argument.as_str() {
+            "--quick" | "--full" => {}
+            "--data-gb" => plan.set_data_gb(number()),
+            "--many-tables" => plan.many_tables = number(),
+            "--rounds" => plan.rounds = number(),
+            "--output" => output = Some(rest.next().expect("A directory after --output").into()),
+            _ => panic!("Unknown argument {argument}"),
+        }
+    }
+    Request { plan, output }
+}
+
+fn main() {
+    let Request { plan, output } = request(std::env::args().skip(1).collect());
+    let home = scratch::dir();
+    let results = measure(&plan, home.path());
+    let dir = output.unwrap_or_else(|| home.path().into());
+    let plots = dir.join("plots");
+    std::fs::create_dir_all(&plots)
+        .unwrap_or_else(|e| panic!("Cannot create {}: {e}", plots.display()));
+    let pictures: Vec<_> = results
+        .grounds
+        .iter()
+        .flat_map(|ground| plot::write(ground, &plots))
+        .collect();
+    let text = report::write(&plan, &results, &pictures);
+    println!("{text}");
+    let page = dir.join("benchmarks.md");
+    std::fs::write(&page, &text).unwrap_or_else(|e| panic!("Cannot write {}: {e}", page.display()));
+}
+
+fn measure(plan: &Plan, home: &Path) -> Results {
+    Results {
+        calls: pwrite::measure(plan, home),
+        grounds: plan
+            .servers
+            .iter()
+            .map(|server| rounds::run(plan, server, home))
+            .collect(),
+        held_ms: locks::run(plan, home),
+        many: many::run(plan, home),
+    }
+}

@@ -1,0 +1,81 @@
+//! Many tables: how time, memory and the lock grow with the number of files.
+//!
+//! Rule: the server may be made as forgetful as speeds it up, since what is measured is the program.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use hotmirror_tests::program::{self, Program};
+use hotmirror_tests::server::{Server, ServerOptions};
+use mysql::prelude::Queryable;
+
+use crate::plan::Plan;
+use crate::ways::{Peak, peak_of};
+
+const CONNECTIONS: u32 = 4;
+
+/// A backup of a server with that many tables.
+pub struct Many {
+    pub tables: u32,
+    pub files: u64,
+    pub gb: f64,
+    pub peak: Peak,
+    pub lock_ms: f64,
+    /// Seconds of each phase.
+    pub phases: BTreeMap<String, f64>,
+}
+
+pub fn run(plan: &Plan, home: &Path) -> Vec<Many> {
+    let server = ServerOptions::hooked()
+        .without_binlog()
+        .option("--innodb-flush-log-at-trx-commit=0")
+        .option("--innodb-doublewrite=0")
+        .option("--innodb-log-file-size=512M")
+        .option("--table-definition-cache=400")
+        .start();
+    server.execute(&["CREATE DATABASE many"]);
+    let most = plan.many_tables;
+    let mut results = Vec::new();
+    let mut made = 0;
+    for tables in [most / 20, most / 2, most] {
+        println!("Making {tables} tables");
+        std::thread::scope(|scope| {
+            for connection in 0..CONNECTIONS {
+                let (server, numbers) = (&server, made + connection..tables);
+                scope.spawn(move || create(server, numbers.step_by(CONNECTIONS as usize)));
+            }
+        });
+        made = tables;
+        results.push(back_up(tables, &server, home));
+    }
+    results
+}
+
+fn back_up(tables: u32, server: &Server, home: &Path) -> Many {
+    let target = home.join("many");
+    let run = Program::for_server(server).backup(&target);
+    let peak = peak_of(run.command(), home, |_| ());
+    let manifest = program::manifest(&target).expect("The manifest");
+    std::fs::remove_dir_all(&target).expect("The backup can be removed");
+    let phases = manifest["stats"]["phase_ms"].as_object();
+    let seconds = |(name, ms): (&String, &serde_json::Value)| {
+        Some((name.replace('_', " "), ms.as_f64()? / 1e3))
+    };
+    Many {
+        tables,
+        files: manifest["stats"]["files"].as_u64().unwrap_or(0),
+        gb: manifest["stats"]["bytes"].as_f64().unwrap_or(0.0) / 1e9,
+        peak,
+        lock_ms: manifest["lock_ms"].as_f64().unwrap_or(0.0),
+        phases: phases.into_iter().flatten().filter_map(seconds).collect(),
+    }
+}
+
+fn create(server: &Server, numbers: impl Iterator<Item = u32>) {
+    let mut conn = server.conn();
+    for number in numbers {
+        let statement = format!("CREATE TABLE many.t{number} (i INT PRIMARY KEY) ENGINE=InnoDB");
+        conn.query_drop(&statement)
+            .unwrap_or_else(|e| panic!("{statement}: {e}"));
+    }
+}

@@ -1,0 +1,39 @@
+//! Small helpers: medians, percentiles, sizes.
+
+use std::path::Path;
+use std::process::Command;
+
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    percentile(values, 50)
+}
+
+/// The nearest of the values.
+pub fn percentile(values: impl IntoIterator<Item = f64>, percent: usize) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let index = (values.len() * percent / 100).min(values.len().saturating_sub(1));
+    values.get(index).copied().unwrap_or(f64::NAN)
+}
+
+/// The first number that a command prints.
+fn number(command: &mut Command) -> f64 {
+    let output = command
+        .output()
+        .unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout);
+    let first = text.split_whitespace().next();
+    first
+        .and_then(|number| number.parse().ok())
+        .unwrap_or_else(|| panic!("{command:?} printed {text:?}"))
+}
+
+/// Space that the files below `dir` take.
+pub fn size_gb(dir: &Path) -> f64 {
+    number(Command::new("du").args(["-s", "-B1"]).arg(dir)) / 1e9
+}
+
+/// How much of the files below `dir` is in the page cache.
+pub fn cached_mb(dir: &Path) -> f64 {
+    let script = r#"find "$1" -type f -print0 | xargs -0 -r fincore -b -n -r -o RES | awk '{ n += $1 } END { print n / 1e6 }'"#;
+    number(Command::new("sh").args(["-c", script, "sh"]).arg(dir))
+}

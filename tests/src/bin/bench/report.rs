@@ -1,0 +1,434 @@
+//! docs/benchmarks.md: the figures, the machine that they were taken on, and how.
+//!
+//! Rule: each figure stands beside the bound that it is held to, met or not.
+
+use std::fmt::Write;
+use std::process::Command;
+
+use crate::many::Many;
+use crate::measure::{median, percentile};
+use crate::plan::{Load, Plan};
+use crate::pwrite::Calls;
+use crate::rounds::{Ground, Sample};
+use crate::ways::Way;
+
+pub struct Results {
+    pub calls: Vec<Calls>,
+    pub grounds: Vec<Ground>,
+    pub held_ms: Vec<f64>,
+    pub many: Vec<Many>,
+}
+
+type Figure = fn(&Sample) -> Option<f64>;
+
+/// Size of the capture log unless it is told otherwise.
+const LOG_MB: f64 = 64.0;
+
+pub fn write(plan: &Plan, results: &Results, pictures: &[(String, String)]) -> String {
+    let mut text = String::new();
+    let out = &mut text;
+    heading(out, plan, results);
+    bounds(out, results);
+    for ground in &results.grounds {
+        for (load, samples) in &ground.loads {
+            under_load(out, ground, load, samples);
+        }
+    }
+    plots(out, pictures);
+    pwrites(out, &results.calls);
+    held(out, &results.held_ms);
+    many_tables(out, &results.many);
+    every_sample(out, &results.grounds);
+    text
+}
+
+/// First line of what a shell command prints.
+fn line(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    text.ok()
+        .and_then(|text| text.lines().next().map(String::from))
+        .unwrap_or_else(|| "unknown".into())
+}
+
+fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("A string takes everything");
+    out.push('\n');
+}
+
+macro_rules! put {
+    ($out:expr, $($text:tt)*) => { put($out, format_args!($($text)*)) };
+}
+
+fn heading(out: &mut String, plan: &Plan, results: &Results) {
+    put!(out, "# Benchmarks\n");
+    put!(
+        out,
+        "Written by `scripts/bench`; every run replaces the page.\n"
+    );
+    put!(out, "- Date: {}", line("date -u +%F"));
+    put!(
+        out,
+        "- Machine: {} × {}, {}, {}, Linux {}",
+        line("nproc"),
+        line("sed -n 's/^model name.*: //p' /proc/cpuinfo"),
+        line("awk '/MemTotal/ { printf \"%.0f GB\", $2 / 1e6 }' /proc/meminfo"),
+        line("stat -f -c %T \"${TMPDIR:-/tmp}\""),
+        line("uname -r")
+    );
+    let servers = results.grounds.iter().map(|ground| ground.version.as_str());
+    put!(out, "- Servers: {}", servers.collect::<Vec<_>>().join(", "));
+    put!(
+        out,
+        "- Peers: {}; CLONE of the MySQL server",
+        line("mariadb-backup --version 2>&1")
+    );
+    put!(
+        out,
+        "- Load: sysbench, {} tables × {} rows, sync_binlog=1, innodb_flush_log_at_trx_commit=1, buffer pool 2 GiB, \
+         redo log 512 MiB, row binlog; the I/O settings are the servers' own",
+        plan.tables,
+        plan.rows
+    );
+    put!(
+        out,
+        "- Rounds: {} of each way, in turns on one server with the library loaded; medians\n",
+        plan.rounds
+    );
+}
+
+fn under_load(out: &mut String, ground: &Ground, load: &Load, samples: &[Sample]) {
+    let Load { script, threads } = load;
+    put!(out, "## {}: {script}, {threads} threads\n", ground.server);
+    let names = ground.ways.map(Way::name);
+    put!(out, "| | {} | floor |", names.join(" | "));
+    put!(out, "|---|---|---|---|---|");
+    let mut row = |name: &str, digits: usize, figure: Figure, floor: Option<f64>| {
+        let cells = ground.ways.map(|way| median_of(samples, way, figure));
+        let mut cells = cells.to_vec();
+        cells.push(floor);
+        let cells: Vec<String> = cells
+            .into_iter()
+            .map(|cell| or_dash(cell, digits))
+            .collect();
+        put!(out, "| {name} | {} |", cells.join(" | "));
+    };
+    row(
+        "seconds",
+        1,
+        |s| Some(s.seconds),
+        floor_seconds(ground, samples),
+    );
+    row("seconds of prepare", 1, |s| s.prepare_seconds, None);
+    row(
+        "GB",
+        2,
+        |s| (s.gb > 0.0).then_some(s.gb),
+        median_of(samples, Way::Hotmirror, |s| Some(s.gb)),
+    );
+    row(
+        "undisturbed transactions/s",
+        0,
+        |s| Some(s.cost.undisturbed_tps),
+        None,
+    );
+    row(
+        "throughput meanwhile, % of undisturbed",
+        0,
+        |s| Some(s.cost.share * 100.0),
+        None,
+    );
+    row(
+        "throughput-seconds lost",
+        2,
+        |s| Some(s.cost.lost_seconds),
+        None,
+    );
+    row("throughput-seconds lost per GB", 2, lost_per_gb, None);
+    row(
+        "99th percentile meanwhile, ms",
+        1,
+        |s| Some(s.cost.p99_ms),
+        None,
+    );
+    row(
+        "99th percentile undisturbed, ms",
+        1,
+        |s| Some(s.cost.undisturbed_p99_ms),
+        None,
+    );
+    row("commits held, ms", 1, |s| s.lock_ms, None);
+    row("peak memory of the tool, MB", 0, |s| s.peak_mb, None);
+    row(
+        "dirty pages of the machine at most, MB",
+        0,
+        |s| Some(s.cost.dirty_max_mb),
+        None,
+    );
+    row(
+        "server's files in the page cache before, MB",
+        0,
+        |s| Some(s.cached_mb.0),
+        None,
+    );
+    row("… and after, MB", 0, |s| Some(s.cached_mb.1), None);
+    row(
+        "backup's files in the page cache, MB",
+        0,
+        |s| Some(s.backup_cached_mb),
+        None,
+    );
+    put!(
+        out,
+        "\nFloor: the same number of bytes at the speed of a plain copy of the files of the stopped server: \
+         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB.\n",
+        ground.floor.cp_s_per_gb,
+        ground.floor.direct_s_per_gb
+    );
+}
+
+fn lost_per_gb(sample: &Sample) -> Option<f64> {
+    (sample.gb > 0.0).then(|| sample.cost.lost_seconds / sample.gb)
+}
+
+fn floor_seconds(ground: &Ground, samples: &[Sample]) -> Option<f64> {
+    median_of(samples, Way::Hotmirror, |s| Some(s.gb)).map(|gb| gb * ground.floor.s_per_gb())
+}
+
+fn median_of(samples: &[Sample], way: Way, figure: Figure) -> Option<f64> {
+    let of_way = samples.iter().filter(|sample| sample.way == way);
+    let values: Vec<f64> = of_way.filter_map(figure).collect();
+    (!values.is_empty()).then(|| median(values))
+}
+
+fn or_dash(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(|| "–".into(), |value| format!("{value:.digits$}"))
+}
+
+fn plots(out: &mut String, pictures: &[(String, String)]) {
+    put!(out, "## Throughput over time\n");
+    put!(
+        out,
+        "Of each tool the round with the median loss. The backup runs in the shaded time; its phases begin at the lines.\n"
+    );
+    for (title, name) in pictures {
+        put!(out, "![{title}](plots/{name})\n");
+    }
+}
+
+fn pwrites(out: &mut String, calls: &[Calls]) {
+    put!(out, "## One pwrite\n");
+    put!(
+        out,
+        "Nanoseconds of a call that stays in the page cache; without and with the library.\n"
+    );
+    put!(
+        out,
+        "| bytes | not loaded | idle | idle, C library | capturing extents | capturing payloads |"
+    );
+    put!(out, "|---|---|---|---|---|---|");
+    for call in calls {
+        put!(
+            out,
+            "| {} | {:.0} | {:.0} | {:.0} | {:.0} | {:.0} |",
+            call.len,
+            call.without_ns,
+            call.idle_ns,
+            call.c_api_idle_ns,
+            call.extents_ns,
+            call.payload_ns
+        );
+    }
+    put!(out, "");
+}
+
+fn held(out: &mut String, held_ms: &[f64]) {
+    put!(out, "## How long commits are held\n");
+    put!(
+        out,
+        "{} backups in a row of a small MariaDB under load: {:.1} ms in the median, {:.1} ms at the 99th percentile.\n",
+        held_ms.len(),
+        median(held_ms.iter().copied()),
+        percentile(held_ms.iter().copied(), 99)
+    );
+}
+
+fn many_tables(out: &mut String, many: &[Many]) {
+    put!(out, "## Many tables\n");
+    put!(
+        out,
+        "Memory is the program's at its peak, {LOG_MB:.0} MB of capture log included.\n"
+    );
+    put!(
+        out,
+        "| tables | files | GB | seconds | ms per file | base copy, s | finish, s | commits held, ms | memory, MB |"
+    );
+    put!(out, "|---|---|---|---|---|---|---|---|---|");
+    for of in many {
+        let phase = |name: &str| of.phases.get(name).copied().unwrap_or(0.0);
+        put!(
+            out,
+            "| {} | {} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} |",
+            of.tables,
+            of.files,
+            of.gb,
+            of.peak.seconds,
+            of.peak.seconds * 1e3 / of.files.max(1) as f64,
+            phase("base copy"),
+            phase("finish"),
+            of.lock_ms,
+            of.peak.mb
+        );
+    }
+    put!(out, "");
+}
+
+/// The bounds' table, row by row.
+struct Bounds<'o>(&'o mut String);
+
+impl Bounds<'_> {
+    /// `measured` is held to at most `bound`; without either there is nothing to say.
+    fn at_most(&mut self, what: &str, unit: &str, bound: Option<f64>, measured: Option<f64>) {
+        let (Some(bound), Some(measured)) = (bound, measured) else {
+            return;
+        };
+        let verdict = if measured <= bound {
+            "met"
+        } else {
+            "**not met**"
+        };
+        put!(
+            self.0,
+            "| {what} | {bound:.2} {unit} | {measured:.2} {unit} | {verdict} |"
+        );
+    }
+}
+
+fn bounds(out: &mut String, results: &Results) {
+    put!(out, "## Against the bounds\n");
+    put!(out, "| | at most | measured | |");
+    put!(out, "|---|---|---|---|");
+    let mut bounds = Bounds(out);
+    for ground in &results.grounds {
+        for (load, samples) in &ground.loads {
+            bounds_of(&mut bounds, ground, load, samples);
+        }
+    }
+    let held = || results.held_ms.iter().copied();
+    bounds.at_most(
+        "commits held on MariaDB, median",
+        "ms",
+        Some(5.0),
+        Some(median(held())),
+    );
+    let worst = percentile(held(), 99);
+    bounds.at_most(
+        "commits held on MariaDB, 99th percentile",
+        "ms",
+        Some(20.0),
+        Some(worst),
+    );
+    for call in &results.calls {
+        let what = |mode: &str| format!("added to a pwrite of {} bytes, {mode}", call.len);
+        let added = |ns: f64| Some(ns - call.without_ns);
+        bounds.at_most(&what("idle"), "ns", Some(10.0), added(call.idle_ns));
+        for (library, ratio) in [
+            ("libhotmirror.so", call.idle_ratio),
+            ("libHotBackup.so", call.c_api_idle_ratio),
+        ] {
+            let what = format!("pwrite loop of {} bytes, {library} idle", call.len);
+            bounds.at_most(&what, "%", Some(1.0), Some((ratio - 1.0) * 100.0));
+        }
+        if call.len >= 16 << 10 {
+            bounds.at_most(&what("extents"), "ns", Some(500.0), added(call.extents_ns));
+            bounds.at_most(
+                &what("payloads"),
+                "ns",
+                Some(3000.0),
+                added(call.payload_ns),
+            );
+        }
+    }
+    if let (Some(few), Some(most)) = (results.many.first(), results.many.last()) {
+        let what = format!("memory with {} tables", most.tables);
+        bounds.at_most(&what, "MB", Some(LOG_MB + 100.0), Some(most.peak.mb));
+        let per_file = |of: &Many| of.peak.seconds * 1e3 / of.files.max(1) as f64;
+        let what = format!(
+            "time for each file, {} tables against {}",
+            most.tables, few.tables
+        );
+        bounds.at_most(&what, "ms", Some(per_file(few)), Some(per_file(most)));
+    }
+    put!(out, "");
+}
+
+fn bounds_of(bounds: &mut Bounds<'_>, ground: &Ground, load: &Load, samples: &[Sample]) {
+    let peer = ground.ways[2];
+    let of = |way, figure| median_of(samples, way, figure);
+    let what = |text: String| {
+        let Load { script, threads } = load;
+        format!("{}, {script}, {threads} threads: {text}", ground.server)
+    };
+    let share = if peer == Way::Clone { 0.5 } else { 0.25 };
+    bounds.at_most(
+        &what(format!(
+            "throughput-seconds lost per GB, {share} of {}'s",
+            peer.name()
+        )),
+        "s",
+        of(peer, lost_per_gb).map(|lost| lost * share),
+        of(Way::Hotmirror, lost_per_gb),
+    );
+    let seconds = of(Way::Hotmirror, |s| Some(s.seconds));
+    bounds.at_most(
+        &what("seconds, 1.1 times the floor".into()),
+        "s",
+        floor_seconds(ground, samples).map(|floor| floor * 1.1),
+        seconds,
+    );
+    bounds.at_most(
+        &what(format!("seconds, {}'s", peer.name())),
+        "s",
+        of(peer, |s| Some(s.seconds)),
+        seconds,
+    );
+    if peer == Way::Clone {
+        bounds.at_most(
+            &what("commits held".into()),
+            "ms",
+            Some(0.0),
+            of(Way::Hotmirror, |s| s.lock_ms),
+        );
+    }
+}
+
+fn every_sample(out: &mut String, grounds: &[Ground]) {
+    put!(out, "## Every round\n");
+    put!(
+        out,
+        "| server, load | tool | seconds | GB | undisturbed tps | meanwhile, % | lost, s | p99, ms | held, ms | peak, MB |"
+    );
+    put!(out, "|---|---|---|---|---|---|---|---|---|---|");
+    for ground in grounds {
+        for (load, samples) in &ground.loads {
+            for sample in samples {
+                put!(
+                    out,
+                    "| {}, {} {} | {} | {:.1} | {:.2} | {:.0} | {:.0} | {:.2} | {:.1} | {} | {} |",
+                    ground.server,
+                    load.script,
+                    load.threads,
+                    sample.way.name(),
+                    sample.seconds,
+                    sample.gb,
+                    sample.cost.undisturbed_tps,
+                    sample.cost.share * 100.0,
+                    sample.cost.lost_seconds,
+                    sample.cost.p99_ms,
+                    or_dash(sample.lock_ms, 1),
+                    or_dash(sample.peak_mb, 0)
+                );
+            }
+        }
+    }
+}

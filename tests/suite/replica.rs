@@ -1,0 +1,192 @@
+//! `hotmirror replica`: one command from a backup to a running replica.
+//!
+//! Rule: what the command calls a replica that has caught up equals its source, table by table, without anybody's further help.
+
+#[path = "replica_made.rs"]
+mod made;
+
+use hotmirror_tests::load::Load;
+use hotmirror_tests::program::{Program, exit};
+use hotmirror_tests::server::{REPLICATION_PASSWORD, REPLICATION_USER, Server, ServerOptions};
+use hotmirror_tests::{checksums, flavor::Flavor, scratch};
+use made::Made;
+
+/// Backs up under load and lets the command make a replica, by GTID and by file and offset.
+fn replicas_made_by_the_command_equal_their_source(source: &Server, options: &[&str]) {
+    let program = Program::for_server(source);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let load = Load::mixed(source, 1);
+    program.backup(&target).success();
+    load.wait_for_statements(200);
+    load.stop_cleanly();
+    for start_at in ["auto", "position"] {
+        let data_dir = home.path().join(start_at);
+        let run = made::of_source(&program, &target, &data_dir, source)
+            .arg(format!("--start-at={start_at}"));
+        let replica = Made::by(run, &data_dir, source.flavor());
+        assert!(
+            replica.outcome.stdout.ends_with("completed OK!\n"),
+            "{}",
+            replica.outcome
+        );
+        assert!(
+            !replica
+                .outcome
+                .stdout
+                .contains("= 'repl', MASTER_PASSWORD = 'repl'"),
+            "{}",
+            replica.outcome
+        );
+        let copy = replica.reopen(options);
+        checksums::assert_equal(source, &copy, start_at);
+        checksums::assert_tables_in_order(&copy, start_at);
+    }
+}
+
+#[test]
+fn a_replica_of_a_mariadb_equals_it() {
+    let source = ServerOptions::hooked().start();
+    replicas_made_by_the_command_equal_their_source(&source, &[]);
+}
+
+#[test]
+fn a_replica_of_a_mysql_equals_it() {
+    let flavor = Flavor::named("mysql-9.7");
+    let gtids = ["--gtid-mode=ON", "--enforce-gtid-consistency=ON"];
+    let start = ServerOptions::hooked().flavor(&flavor);
+    let source = gtids
+        .iter()
+        .fold(start, |start, option| start.option(*option))
+        .start();
+    replicas_made_by_the_command_equal_their_source(&source, &gtids);
+}
+
+#[test]
+fn a_replica_with_external_roots_touches_none_of_its_source() {
+    let outside = scratch::dir();
+    let place = |name: &str| {
+        let path = outside.path().join(name);
+        std::fs::create_dir(&path).expect("A directory");
+        path.display().to_string()
+    };
+    let (binlogs, undo, far) = (place("binlogs"), place("undo"), place("far"));
+    let fresh = fresh(&undo);
+    let source = ServerOptions::hooked()
+        .option(format!("--log-bin={binlogs}/bin"))
+        .option(format!("--innodb-undo-directory={undo}"))
+        .option("--innodb-undo-tablespaces=3")
+        .data_dir(fresh.path())
+        .start();
+    source.execute(&[
+        &format!("CREATE USER {REPLICATION_USER}@'%' IDENTIFIED BY '{REPLICATION_PASSWORD}'"),
+        &format!("GRANT REPLICATION SLAVE ON *.* TO {REPLICATION_USER}@'%'"),
+        "CREATE DATABASE far",
+        &format!("CREATE TABLE far.t (a INT PRIMARY KEY) ENGINE=InnoDB DATA DIRECTORY='{far}'"),
+        "INSERT INTO far.t VALUES (1), (2)",
+    ]);
+    let program = Program::for_server(&source);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let manifest = program.backup(&target).success().manifest();
+    source.execute(&["INSERT INTO far.t VALUES (3)"]);
+    let data_dir = home.path().join("replica");
+    let mut run = made::of_source(&program, &target, &data_dir, &source);
+    for root in manifest["roots"].as_array().expect("Roots") {
+        let place = root["place"].as_str().expect("A place");
+        if let Some(number) = place.strip_prefix("external/") {
+            run = run.arg(format!(
+                "--external={number}={}",
+                home.path().join(format!("at-{number}")).display()
+            ));
+        }
+    }
+    let replica = Made::by(run, &data_dir, source.flavor());
+    let log =
+        std::fs::read_to_string(data_dir.join("hotmirror_replica.cnf")).expect("The option file");
+    assert!(
+        !log.contains(&outside.path().display().to_string()),
+        "{log}"
+    );
+    drop(replica);
+    source.execute(&["INSERT INTO far.t VALUES (4)", "CHECK TABLE far.t"]);
+}
+
+/// A data directory whose undo tablespaces can be elsewhere from the start.
+fn fresh(undo: &str) -> tempfile::TempDir {
+    let dir = scratch::dir();
+    let flavor = Flavor::main();
+    let output = std::process::Command::new(&flavor.install[0])
+        .args(&flavor.install[1..])
+        .arg(format!("--datadir={}", dir.path().display()))
+        .arg(format!("--innodb-undo-directory={undo}"))
+        .arg("--innodb-undo-tablespaces=3")
+        .arg(flavor.small_redo())
+        .output()
+        .expect("The server's installer");
+    assert!(output.status.success(), "{output:?}");
+    dir
+}
+
+#[test]
+fn a_dry_run_shows_the_statements_and_does_nothing() {
+    let source = ServerOptions::hooked().start();
+    let program = Program::for_server(&source);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    program.backup(&target).success();
+    let data_dir = home.path().join("replica");
+    let outcome = made::of_source(&program, &target, &data_dir, &source)
+        .arg("--dry-run")
+        .success();
+    for words in [
+        "RESET MASTER;",
+        "SET GLOBAL gtid_slave_pos = ",
+        "CHANGE MASTER '' TO MASTER_HOST = '127.0.0.1'",
+        "START SLAVE '';",
+    ] {
+        assert!(outcome.stdout.contains(words), "No {words} in {outcome}");
+    }
+    assert!(
+        outcome.stdout.contains("MASTER_PASSWORD = '…'"),
+        "{outcome}"
+    );
+    assert!(!data_dir.exists());
+}
+
+#[test]
+fn what_cannot_become_a_replica_is_refused_before_anything_is_restored() {
+    let source = ServerOptions::hooked().start();
+    let program = Program::for_server(&source);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    program.backup(&target).success();
+    let data_dir = home.path().join("replica");
+    let refused = |argument: &str, words: &[&str]| {
+        let run = made::of_source(&program, &target, &data_dir, &source).arg(argument);
+        run.outcome().assert_failed(exit::USAGE, words);
+        assert!(!data_dir.exists());
+    };
+    refused("--of=sibling", &["follows no source"]);
+    refused("--server-id=1", &["--server-id", "replica needs one"]);
+    let nobody = made::command(&program, &target, &data_dir).outcome();
+    nobody.assert_failed(exit::USAGE, &["--replication-user"]);
+    assert!(!data_dir.exists());
+}
+
+#[test]
+fn a_replica_that_is_refused_by_its_source_says_so() {
+    let source = ServerOptions::hooked().start();
+    let program = Program::for_server(&source);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    program.backup(&target).success();
+    let data_dir = home.path().join("replica");
+    let run = made::command(&program, &target, &data_dir)
+        .arg("--source-host=127.0.0.1")
+        .arg(format!("--source-port={}", source.port()))
+        .arg("--replication-user=nobody");
+    let outcome = run.outcome();
+    let _ended = made::ending(&outcome, &data_dir);
+    outcome.assert_failed(17, &["channel", "nobody", "denied"]);
+}

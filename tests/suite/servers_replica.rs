@@ -1,0 +1,96 @@
+//! Backups of replicas: the positions of every channel, and no cut between the statements of a temporary table.
+//!
+//! Rule: a second replica made from what the first one's backup recorded ends up equal to the sources. A channel's position that is one statement off, or a temporary
+//! table that the copy does not have, stops its applier.
+
+use hotmirror_tests::channels::{Ground, TemporaryTables, forget, options_of};
+use hotmirror_tests::replica::{self, By, Position};
+use hotmirror_tests::server::{Server, ServerOptions};
+use hotmirror_tests::skip::long;
+use hotmirror_tests::{checksums, scratch};
+
+const MARIADB: &str = "mariadb-10.11";
+const MYSQL: &str = "mysql-9.7";
+
+/// Under load with temporary tables, siblings made from each backup end up equal to the sources.
+fn siblings_equal_their_sources(server: &str, channels: &'static [&'static str], backups: u32) {
+    let ground = Ground::new(server, channels);
+    let loads = ground.loads();
+    let homes: Vec<_> = (0..backups).map(|_| scratch::dir()).collect();
+    for home in &homes {
+        let target = home.path().join("backup");
+        ground
+            .program()
+            .backup(&target)
+            .arg("--safe-slave")
+            .success();
+        ground.assert_all_run();
+    }
+    let siblings: Vec<Server> = homes
+        .iter()
+        .zip(100..)
+        .map(|(home, id)| ground.sibling(&home.path().join("backup"), id))
+        .collect();
+    loads.into_iter().for_each(TemporaryTables::stop);
+    ground.assert_equals_sources(&ground.replica, "The replica");
+    for (number, sibling) in siblings.iter().enumerate() {
+        ground.assert_equals_sources(sibling, &format!("Sibling {number}"));
+    }
+}
+
+#[test]
+fn a_sibling_of_a_mariadb_replica_equals_the_source() {
+    siblings_equal_their_sources(MARIADB, &[""], if long() { 10 } else { 2 });
+}
+
+#[test]
+fn a_sibling_of_a_mariadb_replica_with_named_connections_equals_the_sources() {
+    siblings_equal_their_sources(MARIADB, &["one", "two"], if long() { 10 } else { 2 });
+}
+
+#[test]
+fn a_sibling_of_a_mysql_replica_equals_the_source() {
+    siblings_equal_their_sources(MYSQL, &[""], if long() { 10 } else { 2 });
+}
+
+#[test]
+fn a_sibling_of_a_mysql_replica_with_two_channels_equals_the_sources() {
+    siblings_equal_their_sources(MYSQL, &["one", "two"], if long() { 10 } else { 2 });
+}
+
+/// A replica of the replica, from its own binlog's position.
+fn a_child_equals_the_source(server: &str) {
+    let ground = Ground::new(server, &[""]);
+    let loads = ground.loads();
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    ground
+        .program()
+        .backup(&target)
+        .arg("--safe-slave")
+        .success();
+    let info = std::fs::read_to_string(target.join("hotmirror_binlog_info")).expect("A position");
+    let position = Position::parse(&info).expect("A position");
+    let flavor = ground.replica.flavor();
+    let start = ServerOptions::plain()
+        .flavor(flavor)
+        .data_dir(&target.join("data"))
+        .server_id(50);
+    let child = options_of(start, flavor, 50).start();
+    forget(&child, "");
+    replica::follow(&child, &ground.replica, &position, By::Gtid);
+    loads.into_iter().for_each(TemporaryTables::stop);
+    ground.assert_equals_sources(&ground.replica, "The replica");
+    replica::catch_up(&child, &ground.replica, By::Gtid).unwrap();
+    checksums::assert_equal(&ground.sources[0], &child, "The replica's replica");
+}
+
+#[test]
+fn a_replica_of_a_mariadb_replica_equals_the_source() {
+    a_child_equals_the_source(MARIADB);
+}
+
+#[test]
+fn a_replica_of_a_mysql_replica_equals_the_source() {
+    a_child_equals_the_source(MYSQL);
+}
