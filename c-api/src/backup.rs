@@ -344,6 +344,7 @@ fn new_session_id() -> u64 {
 /// Cuts until a cut holds: the last one is the moment of the backup.
 fn cut(session: &mut Session) -> Result<(), Failure> {
     for _ in 0..CUTS_MAX {
+        session.catch_up()?;
         let cut = session.cut()?;
         if session.settle_cut(&cut)? {
             return Ok(());

@@ -38,6 +38,7 @@ impl Session {
     pub fn golden_cut(&mut self) -> Result<(Cut, GoldenReport), SessionError> {
         for _ in 0..TRY_COUNT_MAX {
             let core = self.core.clone();
+            self.catch_up()?;
             let (frozen, stops) = freeze(&core)?;
             let cut = self.cut()?;
             if self.settle_cut(&cut)? {

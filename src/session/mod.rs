@@ -504,6 +504,25 @@ impl Session {
         Ok(self.unsettled())
     }
 
+    /// Copies what only the source could give since the session went live (a file that was renamed in from outside), if there is such a thing and it is
+    /// little: a cut that follows at once is the sooner settled. What it can't settle, the cut will tell.
+    pub fn catch_up(&mut self) -> Result<(), SessionError> {
+        let core = self.core.clone();
+        core.drain()?;
+        {
+            let mut state = core.state.lock();
+            let is_live = matches!(state.reading, Reading::Apply { .. });
+            let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
+            let is_clean = state.catalog.first_dirty().is_none();
+            if !is_live || is_clean || much || state.catalog.needs_scan().is_some() {
+                return Ok(());
+            }
+            state.reading = Reading::NoteUntil(state.position);
+        }
+        let _preferred = crate::threads::Preferred::begin();
+        self.follow().map(drop)
+    }
+
     /// What only the source could give, if anything.
     fn unsettled(&self) -> Option<String> {
         let state = self.core.state.lock();

@@ -224,6 +224,7 @@ impl Victim {
         session.go_live()?;
         self.wait_for_work();
         for _ in 0..8 {
+            session.catch_up()?;
             let frozen = self.freeze()?;
             let cut = session.cut()?;
             if session.settle_cut(&cut)? {
