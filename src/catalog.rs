@@ -147,10 +147,11 @@ impl Catalog {
     /// Takes over a scan. The records of names that came since before it began must be replayed afterwards.
     pub fn adopt(&mut self, entries: Vec<Entry>) {
         self.needs_scan = None;
-        let old_names = std::mem::take(&mut self.names);
+        self.names.clear();
         for state in self.files.values_mut() {
             state.names = 0;
         }
+        // A directory that changes under the scan may list a name twice, and an inode may be one file's in one entry and another's in the next: the last counts.
         for entry in entries {
             let node = match entry.found {
                 Found::Directory => Node::Directory(entry.attributes),
@@ -162,7 +163,13 @@ impl Catalog {
             };
             self.names.insert(entry.path, node);
         }
-        drop(old_names);
+        for node in self.names.values() {
+            if let Node::File(file) = node
+                && let Some(state) = self.files.get_mut(file)
+            {
+                state.names += 1;
+            }
+        }
         let dropped = &mut self.dropped;
         self.files.retain(|_, state| {
             if state.names == 0 {
@@ -182,7 +189,6 @@ impl Catalog {
             self.forget(entry.file);
         }
         let state = self.state_or_new(entry.file);
-        state.names += 1;
         state.attributes = entry.attributes;
         let changed = state.traits != Some(entry.traits);
         state.traits = Some(entry.traits);
@@ -512,3 +518,6 @@ impl Catalog {
             .map(|(path, _)| path.as_path())
     }
 }
+
+#[cfg(test)]
+mod tests;

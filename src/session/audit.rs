@@ -71,9 +71,9 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
     let changed = |entry: &Entry| {
         let known = catalog.file(entry.file);
         known.is_some_and(|file| {
-            !file.recorded_lately
-                && file.traits != Some(entry.traits)
-                && !beyond.files.contains(&entry.file)
+            // One that was made while the records were applied, and that no scan has seen under its name, has nothing to be compared with: all of it came from records.
+            let differs = file.traits.is_some_and(|seen| seen != entry.traits);
+            differs && !file.recorded_lately && !beyond.files.contains(&entry.file)
         })
     };
     let seen: std::collections::HashSet<&Path> =

@@ -1,0 +1,270 @@
+//! Scans that run while names change, against a model of the file system: whatever a scan saw half of, the catalog is exact once the log is replayed.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::source::Root;
+
+const NAME_COUNT: usize = 5;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Create(usize),
+    Unlink(usize),
+    Rename(usize, usize),
+    Link(usize, usize),
+    /// The reader takes what is in the log.
+    Read,
+    /// Every file that is dirty is copied.
+    Copy,
+    /// A scan looks at the names in this order, an operation behind each: directories that change may show a name twice.
+    Scan(Vec<(usize, Option<Box<Op>>)>),
+}
+
+/// An inode, and which of the files that had its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct File {
+    inode: u64,
+    birth: i128,
+}
+
+/// What an operation appended to the log.
+enum Done {
+    Create(File, usize),
+    Unlink(File, usize),
+    Rename(File, usize, usize),
+    Link(File, usize),
+}
+
+struct Model {
+    names: [Option<File>; NAME_COUNT],
+    births: i128,
+    log: Vec<Done>,
+    catalog: Catalog,
+    copies: HashMap<u64, File>,
+}
+
+fn path(name: usize) -> PathBuf {
+    format!("/root/{name}").into()
+}
+
+fn id(file: File) -> FileId {
+    FileId {
+        device: 1,
+        inode: file.inode,
+    }
+}
+
+impl Model {
+    fn new() -> Model {
+        let root = Root {
+            source: "/root".into(),
+            place: "data".into(),
+        };
+        Model {
+            names: [None; NAME_COUNT],
+            births: 0,
+            log: Vec::new(),
+            catalog: Catalog::new(Scope::new(vec![root], Arc::new(|_| false))),
+            copies: HashMap::new(),
+        }
+    }
+
+    fn change(&mut self, op: &Op) {
+        match *op {
+            Op::Create(name) if self.names[name].is_none() => {
+                let is_used = |inode: &u64| self.names.iter().flatten().any(|f| f.inode == *inode);
+                let inode = (1..).find(|inode| !is_used(inode)).expect("Endless");
+                self.births += 1;
+                let birth = self.births;
+                let file = File { inode, birth };
+                self.names[name] = Some(file);
+                self.log.push(Done::Create(file, name));
+            }
+            Op::Unlink(name) => {
+                if let Some(file) = self.names[name].take() {
+                    self.log.push(Done::Unlink(file, name));
+                }
+            }
+            Op::Rename(from, to) => {
+                // A rename of a file to another name of itself does nothing.
+                if let Some(file) = self.names[from].filter(|file| self.names[to] != Some(*file)) {
+                    self.names[from] = None;
+                    self.names[to] = Some(file);
+                    self.log.push(Done::Rename(file, from, to));
+                }
+            }
+            Op::Link(from, to) if self.names[to].is_none() => {
+                if let Some(file) = self.names[from] {
+                    self.names[to] = Some(file);
+                    self.log.push(Done::Link(file, to));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn read(&mut self) {
+        for done in std::mem::take(&mut self.log) {
+            let bytes = |name: usize| path(name).into_os_string().into_encoded_bytes();
+            let (from, to) = match done {
+                Done::Rename(_, from, to) => (bytes(from), bytes(to)),
+                Done::Create(_, name) | Done::Unlink(_, name) | Done::Link(_, name) => {
+                    (bytes(name), bytes(name))
+                }
+            };
+            let (from, to) = (from.as_slice(), to.as_slice());
+            self.catalog.note_name(&match done {
+                Done::Create(file, _) => Record::Create {
+                    file: id(file),
+                    path: to,
+                    attributes: Attributes::default(),
+                    fresh: true,
+                },
+                Done::Unlink(file, _) => Record::Unlink {
+                    file: id(file),
+                    path: to,
+                },
+                Done::Link(file, _) => Record::Link {
+                    file: id(file),
+                    path: to,
+                },
+                Done::Rename(file, ..) => Record::Rename {
+                    file: id(file),
+                    from,
+                    to,
+                    replaced: None,
+                    exchange: false,
+                    directory: false,
+                },
+            });
+        }
+    }
+
+    /// As a pass does: a file is found by its name, or not at all.
+    fn copy(&mut self) {
+        for work in self.catalog.take_work() {
+            let found = (0..NAME_COUNT).find(|name| path(*name) == work.path);
+            let found = found.and_then(|name| self.names[name]);
+            match found.filter(|file| id(*file) == work.file) {
+                None => self.catalog.put_back(work.file, work.slot, work.extents),
+                Some(file) => {
+                    self.copies.insert(work.slot, file);
+                    let state = self.catalog.file_mut(work.file).expect("It is known");
+                    state.copied = true;
+                    state.traits = Some(traits(file));
+                }
+            }
+        }
+    }
+
+    fn scan(&mut self, looks: &[(usize, Option<Box<Op>>)]) {
+        let all = (0..NAME_COUNT).map(|name| (name, None));
+        let mut entries = Vec::new();
+        for (name, op) in looks.iter().cloned().chain(all) {
+            if let Some(file) = self.names[name] {
+                entries.push(Entry {
+                    path: path(name),
+                    file: id(file),
+                    found: Found::File,
+                    attributes: Attributes::default(),
+                    traits: traits(file),
+                });
+            }
+            if let Some(op) = op {
+                self.change(&op);
+            }
+        }
+        self.catalog.adopt(entries);
+        self.read();
+    }
+
+    fn run(&mut self, op: &Op) {
+        match op {
+            Op::Read => self.read(),
+            Op::Copy => self.copy(),
+            Op::Scan(looks) => self.scan(looks),
+            op => self.change(op),
+        }
+    }
+
+    fn check(&self) {
+        let catalog = &self.catalog;
+        let expected: BTreeMap<PathBuf, Node> = (0..NAME_COUNT)
+            .filter_map(|name| Some((path(name), Node::File(id(self.names[name]?)))))
+            .collect();
+        assert_eq!(catalog.names, expected);
+        for file in self.names.iter().flatten() {
+            let state = catalog
+                .file(id(*file))
+                .expect("A name has a file behind it");
+            let names = self.names.iter().flatten().filter(|named| *named == file);
+            assert_eq!(state.names, names.count() as u64, "names of {file:?}");
+            let is_dirty = state.dirty.iter().eq(Extents::whole().iter());
+            let copy = self.copies.get(&state.slot);
+            assert!(
+                is_dirty || copy == Some(file),
+                "{file:?} passes for copied, but the copy is of {copy:?}"
+            );
+        }
+        let named: std::collections::HashSet<FileId> =
+            self.names.iter().flatten().map(|file| id(*file)).collect();
+        assert_eq!(catalog.files.len(), named.len(), "files without a name");
+    }
+}
+
+fn traits(file: File) -> Traits {
+    Traits {
+        size: 1,
+        modified_ns: 0,
+        born_ns: file.birth,
+    }
+}
+
+fn change() -> impl Strategy<Value = Op> {
+    let name = 0..NAME_COUNT;
+    prop_oneof![
+        3 => name.clone().prop_map(Op::Create),
+        1 => name.clone().prop_map(Op::Unlink),
+        3 => (name.clone(), name.clone()).prop_map(|(from, to)| Op::Rename(from, to)),
+        1 => (name.clone(), name).prop_map(|(from, to)| Op::Link(from, to)),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let look = (
+        0..NAME_COUNT,
+        proptest::option::of(change().prop_map(Box::new)),
+    );
+    prop_oneof![
+        6 => change(),
+        1 => Just(Op::Read),
+        1 => Just(Op::Copy),
+        1 => proptest::collection::vec(look, 0..8).prop_map(Op::Scan),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+    #[test]
+    fn scans_of_names_that_change_become_exact(
+        before in proptest::collection::vec(change(), 0..8),
+        ops in proptest::collection::vec(op(), 0..40),
+    ) {
+        let mut model = Model::new();
+        for op in &before {
+            model.change(op);
+        }
+        // Capture begins.
+        model.log.clear();
+        model.scan(&[]);
+        for op in &ops {
+            model.run(op);
+        }
+        model.read();
+        model.check();
+    }
+}
