@@ -2,10 +2,13 @@
  *
  * Rule: one file, one block, in the page cache, so that the cost of the call is what is measured and not that of the disk.
  *
- *   pwrite_loop FILE BYTES ROUNDS        prints a number
- *   pwrite_loop FILE BYTES ROUNDS wait   prints "ready", waits for a line on stdin, then the same; leaves whoever reads along time between the rounds
+ *   pwrite_loop FILE BYTES ROUNDS          prints a number, and how many calls a round has
+ *   pwrite_loop FILE BYTES ROUNDS wait     prints "ready", waits for a line on stdin, then the same; leaves whoever reads along time between the rounds
+ *   pwrite_loop FILE BYTES ROUNDS against  short rounds by the pwrite that programs get and by libc's own in turn, in the same memory: prints what the
+ *                                          first takes more, in the median of the pairs, and what the second takes
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,7 +16,9 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CALLS_MAX = 20000, ROUND_BYTES = 10 << 20, BLOCK_MAX = 1 << 20, ROUNDS_MAX = 1000, PAUSE_US = 5000 };
+enum { CALLS_MAX = 20000, ROUND_BYTES = 10 << 20, BLOCK_MAX = 1 << 20, ROUNDS_MAX = 1000, PAUSE_US = 5000, PAIR_CALLS = 200 };
+
+typedef ssize_t writer(int, const void *, size_t, off_t);
 
 static double now_ns(void) {
     struct timespec t;
@@ -26,10 +31,10 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double round_ns(int fd, const char *block, size_t len, int calls) {
+static double round_ns(writer *write_at, int fd, const char *block, size_t len, int calls) {
     double start = now_ns();
     for (int i = 0; i < calls; i++) {
-        if (pwrite(fd, block, len, 0) != (ssize_t)len) {
+        if (write_at(fd, block, len, 0) != (ssize_t)len) {
             perror("pwrite");
             exit(1);
         }
@@ -37,9 +42,28 @@ static double round_ns(int fd, const char *block, size_t len, int calls) {
     return (now_ns() - start) / calls;
 }
 
+static void against(int fd, const char *block, size_t len, int count) {
+    static double more[ROUNDS_MAX], own[ROUNDS_MAX];
+    void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
+    writer *given = (writer *)dlsym(RTLD_DEFAULT, "pwrite"), *libcs = libc ? (writer *)dlsym(libc, "pwrite") : NULL;
+    if (!given || !libcs) {
+        fprintf(stderr, "No pwrite: %s\n", dlerror());
+        exit(1);
+    }
+    for (int i = 0; i < count; i++) {
+        double first = round_ns(i % 2 ? given : libcs, fd, block, len, PAIR_CALLS);
+        double second = round_ns(i % 2 ? libcs : given, fd, block, len, PAIR_CALLS);
+        own[i] = i % 2 ? second : first;
+        more[i] = i % 2 ? first - second : second - first;
+    }
+    qsort(more, count, sizeof more[0], by_value);
+    qsort(own, count, sizeof own[0], by_value);
+    printf("%.2f %.1f\n", more[count / 2], own[count / 2]);
+}
+
 int main(int argc, char **argv) {
     static double rounds[ROUNDS_MAX];
-    static char block[BLOCK_MAX];
+    static char block[BLOCK_MAX] __attribute__((aligned(4096)));
     char line[16];
     if (argc < 4)
         return 2;
@@ -53,7 +77,11 @@ int main(int argc, char **argv) {
         return 1;
     }
     memset(block, 'x', sizeof block);
-    round_ns(fd, block, len, calls);
+    round_ns(pwrite, fd, block, len, calls);
+    if (argc > 4 && strcmp(argv[4], "against") == 0) {
+        against(fd, block, len, count);
+        return 0;
+    }
     if (argc > 4) {
         puts("ready");
         fflush(stdout);
@@ -61,11 +89,11 @@ int main(int argc, char **argv) {
             return 1;
     }
     for (int i = 0; i < count; i++) {
-        rounds[i] = round_ns(fd, block, len, calls);
+        rounds[i] = round_ns(pwrite, fd, block, len, calls);
         if (argc > 4)
             usleep(PAUSE_US);
     }
     qsort(rounds, count, sizeof rounds[0], by_value);
-    printf("%.1f\n", rounds[count / 2]);
+    printf("%.1f %d\n", rounds[count / 2], calls);
     return 0;
 }

@@ -27,6 +27,8 @@ struct Request {
     plan: Plan,
     /// Where the page and its plots go.
     output: Option<PathBuf>,
+    /// What a hooked call costs, and nothing else.
+    only_calls: bool,
 }
 
 fn request(arguments: Vec<String>) -> Request {
@@ -37,6 +39,7 @@ fn request(arguments: Vec<String>) -> Request {
         _ => Plan::standard(),
     };
     let mut output = (!has("--quick")).then(|| artifacts::workspace().join("docs"));
+    let only_calls = has("--calls");
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         let mut number = || -> u32 {
@@ -46,7 +49,7 @@ fn request(arguments: Vec<String>) -> Request {
                 .unwrap_or_else(|e| panic!("{argument} {value}: {e}"))
         };
         match argument.as_str() {
-            "--quick" | "--full" => {}
+            "--quick" | "--full" | "--calls" => {}
             "--data-gb" => plan.set_data_gb(number()),
             "--many-tables" => plan.many_tables = number(),
             "--rounds" => plan.rounds = number(),
@@ -54,12 +57,24 @@ fn request(arguments: Vec<String>) -> Request {
             _ => panic!("Unknown argument {argument}"),
         }
     }
-    Request { plan, output }
+    Request {
+        plan,
+        output,
+        only_calls,
+    }
 }
 
 fn main() {
-    let Request { plan, output } = request(std::env::args().skip(1).collect());
+    let Request {
+        plan,
+        output,
+        only_calls,
+    } = request(std::env::args().skip(1).collect());
     let home = scratch::dir();
+    if only_calls {
+        pwrite::measure(&plan, home.path());
+        return;
+    }
     let results = measure(&plan, home.path());
     let dir = output.unwrap_or_else(|| home.path().into());
     let plots = dir.join("plots");
