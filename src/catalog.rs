@@ -386,24 +386,38 @@ impl Catalog {
     }
 
     fn exchange(&mut self, from: &Path, to: &Path, both_in: bool) {
-        let pair = (self.names.get(from).cloned(), self.names.get(to).cloned());
-        match pair {
-            (Some(Node::Directory(_)) | None, _) | (_, Some(Node::Directory(_)) | None) => {
-                self.ask_for_scan(format!(
-                    "{} and {} were exchanged",
-                    from.display(),
-                    to.display()
-                ));
-            }
-            (Some(left), Some(right)) if both_in => {
-                self.names.insert(from.into(), right);
-                self.names.insert(to.into(), left);
-            }
-            _ => self.ask_for_scan(format!(
-                "{} was exchanged with a file outside",
+        if !both_in {
+            return self.ask_for_scan(format!(
+                "{} was exchanged with a name outside",
                 to.display()
-            )),
+            ));
         }
+        let (left, right) = (self.below(from), self.below(to));
+        let is_known =
+            |names: &[PathBuf], path: &Path| names.first().is_some_and(|first| first == path);
+        if !is_known(&left, from) || !is_known(&right, to) {
+            return self.ask_for_scan(format!(
+                "{} and {} were exchanged",
+                from.display(),
+                to.display()
+            ));
+        }
+        let mut moved = self.take(&left, from, to);
+        moved.extend(self.take(&right, to, from));
+        self.names.extend(moved);
+    }
+
+    /// Takes names below `from` out; gives them with what they are called below `to`.
+    fn take(&mut self, names: &[PathBuf], from: &Path, to: &Path) -> Vec<(PathBuf, Node)> {
+        let moved = names.iter().filter_map(|path| {
+            let rest = path.strip_prefix(from).expect("below");
+            let target = match rest.as_os_str().is_empty() {
+                true => to.into(),
+                false => to.join(rest),
+            };
+            Some((target, self.names.remove(path)?))
+        });
+        moved.collect()
     }
 
     fn rename_directory(&mut self, from: &Path, to: &Path, from_in: bool, to_in: bool) {
@@ -421,17 +435,8 @@ impl Catalog {
                     self.ask_for_scan(format!("{} was renamed during a scan", from.display()));
                 }
                 self.unbind(to);
-                for path in moved {
-                    let rest = path.strip_prefix(from).expect("below");
-                    let target = if rest.as_os_str().is_empty() {
-                        to.into()
-                    } else {
-                        to.join(rest)
-                    };
-                    if let Some(node) = self.names.remove(&path) {
-                        self.names.insert(target, node);
-                    }
-                }
+                let moved = self.take(&moved, from, to);
+                self.names.extend(moved);
             }
         }
     }

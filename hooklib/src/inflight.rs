@@ -129,6 +129,38 @@ impl Drop for Call {
     }
 }
 
+/// A registered call of an idle process: no more than what [`Call`] does for one. Dropping it ends the registration.
+pub struct Idle {
+    slot: &'static FlightSlot,
+    entered: Entered,
+}
+
+impl Idle {
+    /// None where it takes more: a session is on, or the thread has no slot yet, or is inside another call, or has to put the fence itself. Then the call is
+    /// not registered, and nothing was done; [`Call::enter`] looks again.
+    #[inline(always)]
+    pub fn enter() -> Option<Idle> {
+        let rendezvous = lifecycle::live().filter(|_| lifecycle::membarrier())?;
+        // SAFETY: null, or a slot in the rendezvous' mapping, which stays for good; a fork resets it to null.
+        let slot: &'static FlightSlot = unsafe { thread().slot.get().as_ref() }?;
+        let entered = slot.enter(true);
+        if entered.nested() {
+            return None;
+        }
+        let idle = Idle { slot, entered };
+        // Relaxed: as in `Call::enter`.
+        let control = Control(rendezvous.control.word.load(Ordering::Relaxed));
+        (control.mode() == Mode::Idle).then_some(idle)
+    }
+}
+
+impl Drop for Idle {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.slot.leave(self.entered);
+    }
+}
+
 /// True if the thread is in the crowd already.
 #[cold]
 fn join_crowd(rendezvous: &Rendezvous, thread: &ThreadState) -> bool {

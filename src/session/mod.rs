@@ -47,6 +47,8 @@ const SMALL_PASS_BYTES: u64 = 8 << 20;
 const SCAN_COUNT_MAX: u32 = 64;
 /// Passes in the payload phase, each with the names of its moment. Where names change all the time, each pass finds some of the files that are left.
 const FOLLOW_COUNT_MAX: u32 = 256;
+/// The same, of what comes up between the payload phase and a cut.
+const CATCH_UP_COUNT_MAX: u32 = 8;
 /// Times that the payload phase may be left again.
 const RETURN_COUNT_MAX: u32 = 8;
 
@@ -451,10 +453,14 @@ impl Session {
         if let Some(why) = core.state.lock().catalog.needs_scan() {
             return Ok(Some(why.into()));
         }
-        if let Some(why) = self.follow()? {
+        if let Some(why) = self.follow(FOLLOW_COUNT_MAX)? {
             return Ok(Some(why));
         }
         let unexplained = audit::unexplained(&core)?;
+        if let Some(why) = core.state.lock().catalog.needs_scan() {
+            // Names moved during the audit in a way that only a scan tells, so it explains nothing and accuses nobody.
+            return Ok(Some(why.into()));
+        }
         match unexplained.first() {
             None => Ok(audit::mapped_for_writing(&core)?
                 .map(|path| format!("{} is mapped for writing by the server", path.display()))),
@@ -480,28 +486,37 @@ impl Session {
     }
 
     /// Copies what is dirty while the reader waits, and has it apply what it waited with. Again, for what came to be dirty behind the pass or was renamed
-    /// before the pass got to it: names are exact whenever the reader waits. Gives the reason if that does not end.
-    fn follow(&mut self) -> Result<Option<String>, SessionError> {
+    /// before the pass got to it: names are exact whenever the reader waits. Gives the reason if that does not end. The reader applies afterwards in any case.
+    fn follow(&mut self, count_max: u32) -> Result<Option<String>, SessionError> {
         let core = self.core.clone();
-        for _ in 0..FOLLOW_COUNT_MAX {
+        for _ in 0..count_max {
             self.stats.copied_bytes += self.pass(&Throttle::new(0))?.copied_bytes;
             core.link.grace(true, core.options.grace_bound)?;
             core.state.lock().reading = Reading::Apply {
                 cut: self.next_cut(),
             };
             core.drain()?;
-            if self.unsettled().is_none() {
-                return Ok(None);
+            if !self.hold_for_pass() {
+                return Ok(self.unsettled());
             }
-            let mut state = core.state.lock();
-            // While the reader waits, the log fills with bytes.
-            let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
-            if much || state.catalog.needs_scan().is_some() {
-                break;
-            }
-            state.reading = Reading::NoteUntil(state.position);
         }
+        core.state.lock().reading = Reading::Apply {
+            cut: self.next_cut(),
+        };
         Ok(self.unsettled())
+    }
+
+    /// Has the reader wait where it is, if there is something dirty and a pass behind it may settle that.
+    fn hold_for_pass(&self) -> bool {
+        let mut state = self.core.state.lock();
+        // While the reader waits, the log fills with bytes.
+        let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
+        let is_clean = state.catalog.first_dirty().is_none();
+        if is_clean || much || state.catalog.needs_scan().is_some() {
+            return false;
+        }
+        state.reading = Reading::NoteUntil(state.position);
+        true
     }
 
     /// Copies what only the source could give since the session went live (a file that was renamed in from outside), if there is such a thing and it is
@@ -509,18 +524,12 @@ impl Session {
     pub fn catch_up(&mut self) -> Result<(), SessionError> {
         let core = self.core.clone();
         core.drain()?;
-        {
-            let mut state = core.state.lock();
-            let is_live = matches!(state.reading, Reading::Apply { .. });
-            let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
-            let is_clean = state.catalog.first_dirty().is_none();
-            if !is_live || is_clean || much || state.catalog.needs_scan().is_some() {
-                return Ok(());
-            }
-            state.reading = Reading::NoteUntil(state.position);
+        let is_live = matches!(core.state.lock().reading, Reading::Apply { .. });
+        if !is_live || !self.hold_for_pass() {
+            return Ok(());
         }
         let _preferred = crate::threads::Preferred::begin();
-        self.follow().map(drop)
+        self.follow(CATCH_UP_COUNT_MAX).map(drop)
     }
 
     /// What only the source could give, if anything.

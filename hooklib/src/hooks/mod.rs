@@ -48,7 +48,7 @@ macro_rules! hook {
 /// redhook's hooks catch what unwinds, which for a cancelled thread means abort. These let it pass. See `cancellation`.
 macro_rules! cancellation_points {
     ($($($name:ident $(= $proof:path)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
-        $($(cancellation_point! { $name [$($proof)?] $arguments -> $result, $real $body })+)+
+        $($(cancellation_point! { $name [$($proof)?] $arguments -> $result, $real $body, None::<()>, always })+)+
 
         /// As [`resolve`].
         pub fn resolve_cancellation_points() {
@@ -57,8 +57,21 @@ macro_rules! cancellation_points {
     };
 }
 
+/// As [`cancellation_points`], for calls that never block and are registered whatever the mode. The body is for what is not idle (or not sure to be): it
+/// lies apart, so that the idle call keeps what it needs in registers and touches as little memory as may be.
+macro_rules! registered_cancellation_points {
+    ($($($name:ident $(= $proof:path)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
+        $($(cancellation_point! { $name [$($proof)?] $arguments -> $result, $real $body, crate::inflight::Idle::enter(), never })+)+
+
+        /// As [`resolve_cancellation_points`].
+        pub fn resolve_registered() {
+            $($($name::resolve();)+)+
+        }
+    };
+}
+
 macro_rules! cancellation_point {
-    ($name:ident [$($proof:path)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block) => {
+    ($name:ident [$($proof:path)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block, $idle:expr, $inlining:ident) => {
         #[allow(clippy::missing_safety_doc, clippy::multiple_unsafe_ops_per_block)]
         mod $name {
             #[allow(unused_imports)]
@@ -71,11 +84,26 @@ macro_rules! cancellation_point {
 
             static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"));
 
+            #[inline(always)]
+            fn real() -> Real {
+                // SAFETY: libc's function of this name has this type.
+                unsafe { std::mem::transmute(REAL.address()) }
+            }
+
             #[unsafe(no_mangle)]
             pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
+                if let Some(_idle) = $idle {
+                    // SAFETY: the caller's arguments, unchanged.
+                    return unsafe { real()($($argument),*) };
+                }
+                // SAFETY: as above.
+                unsafe { hooked($($argument),*) }
+            }
+
+            #[inline($inlining)]
+            unsafe extern "C-unwind" fn hooked($($argument: $type),*) -> $result {
                 crate::cancellation::point();
-                // SAFETY: libc's function of this name has this type.
-                let $real: Real = unsafe { std::mem::transmute(REAL.address()) };
+                let $real = real();
                 $body
             }
 
@@ -127,6 +155,7 @@ pub fn resolve() {
     truncate::resolve();
     variadic::resolve();
     write::resolve_cancellation_points();
+    write::resolve_registered();
     position::resolve_cancellation_points();
     open::resolve_cancellation_points();
     stdio::resolve_cancellation_points();

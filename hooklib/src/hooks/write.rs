@@ -27,19 +27,6 @@ pub fn at(
     if call.idle() {
         return real(buffers);
     }
-    captured_at(call, fd, buffers, offset, real)
-}
-
-/// Out of the way of the idle call, which then keeps all that it needs in registers.
-#[cold]
-#[inline(never)]
-fn captured_at(
-    call: Call,
-    fd: c_int,
-    buffers: Buffers,
-    offset: i64,
-    real: impl FnOnce(Buffers) -> ssize_t,
-) -> ssize_t {
     let given = Cell::new(buffers);
     recorded(
         &call,
@@ -110,10 +97,10 @@ pub fn vector_at(
     with_flags(fd, many(array, count), offset, flags, real)
 }
 
-cancellation_points! {
+registered_cancellation_points! {
     pwrite = libc::pwrite, pwrite64 = libc::pwrite64:
     (fd: c_int, buffer: *const c_void, len: size_t, offset: off64_t) -> ssize_t, |real| {
-        at(fd, Buffers::One(buffer.cast(), len), offset, move |buffers| {
+        at(fd, Buffers::One(buffer.cast(), len), offset, |buffers| {
             // SAFETY: the caller's arguments, or a copy of its bytes.
             buffers.with_one(|buffer, len| unsafe { real(fd, buffer, len, offset) })
         })
@@ -121,15 +108,17 @@ cancellation_points! {
 
     pwritev = libc::pwritev, pwritev64 = libc::pwritev64:
     (fd: c_int, array: *const iovec, count: c_int, offset: off_t) -> ssize_t, |real| {
-        at(fd, many(array, count), offset, move |buffers| {
+        at(fd, many(array, count), offset, |buffers| {
             // SAFETY: the caller's arguments, or a copy of its bytes.
             buffers.with_array(|array, count| unsafe { real(fd, array, count, offset) })
         })
     }
+}
 
+cancellation_points! {
     pwritev2 = libc::pwritev2, pwritev64v2 = libc::pwritev64v2:
     (fd: c_int, array: *const iovec, count: c_int, offset: off64_t, flags: c_int) -> ssize_t, |real| {
-        vector_at(fd, array, count, offset, flags, move |buffers| {
+        vector_at(fd, array, count, offset, flags, |buffers| {
             // SAFETY: the caller's arguments, or a copy of its bytes.
             buffers.with_array(|array, count| unsafe { real(fd, array, count, offset, flags) })
         })
