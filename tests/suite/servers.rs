@@ -142,11 +142,7 @@ fn mariadb_has_its_position_however_it_writes_its_logs() {
     for [format, sync, flush] in binlog_settings() {
         let options = [&format!("--binlog-format={format}"), sync, flush];
         println!("{options:?}");
-        let plan = Plan {
-            server: "mariadb-10.11",
-            lock: "backup-stage",
-            ..Plan::mysql().with(&options)
-        };
+        let plan = Plan::mariadb().with(&options);
         replicas_equal_their_source(&plan, 1);
     }
 }
