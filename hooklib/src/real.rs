@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 pub fn errno() -> i32 {
@@ -71,6 +72,12 @@ impl Next {
             Ok(name) => Next::new(name),
             Err(_) => panic!("The name ends with a NUL"),
         }
+    }
+
+    /// None before it is looked up, or if there is none.
+    #[inline(always)]
+    pub fn known(&self) -> Option<NonNull<c_void>> {
+        NonNull::new(self.address.load(Ordering::Relaxed))
     }
 
     /// Null if no other library defines it.

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CALLS_MAX = 20000, ROUND_BYTES = 10 << 20, BLOCK_MAX = 1 << 20, ROUNDS_MAX = 1000, PAUSE_US = 5000, PAIR_CALLS = 200 };
+enum { CALLS_MAX = 20000, ROUND_BYTES = 10 << 20, BLOCK_MAX = 1 << 20, ROUNDS_MAX = 1000, PAUSE_US = 5000, PAIRS = 501, PAIR_CALLS = 200 };
 
 typedef ssize_t writer(int, const void *, size_t, off_t);
 
@@ -42,23 +42,23 @@ static double round_ns(writer *write_at, int fd, const char *block, size_t len, 
     return (now_ns() - start) / calls;
 }
 
-static void against(int fd, const char *block, size_t len, int count) {
-    static double more[ROUNDS_MAX], own[ROUNDS_MAX];
+static void against(int fd, const char *block, size_t len) {
+    static double more[PAIRS], own[PAIRS];
     void *libc = dlopen("libc.so.6", RTLD_LAZY | RTLD_NOLOAD);
     writer *given = (writer *)dlsym(RTLD_DEFAULT, "pwrite"), *libcs = libc ? (writer *)dlsym(libc, "pwrite") : NULL;
     if (!given || !libcs) {
         fprintf(stderr, "No pwrite: %s\n", dlerror());
         exit(1);
     }
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < PAIRS; i++) {
         double first = round_ns(i % 2 ? given : libcs, fd, block, len, PAIR_CALLS);
         double second = round_ns(i % 2 ? libcs : given, fd, block, len, PAIR_CALLS);
         own[i] = i % 2 ? second : first;
         more[i] = i % 2 ? first - second : second - first;
     }
-    qsort(more, count, sizeof more[0], by_value);
-    qsort(own, count, sizeof own[0], by_value);
-    printf("%.2f %.1f\n", more[count / 2], own[count / 2]);
+    qsort(more, PAIRS, sizeof more[0], by_value);
+    qsort(own, PAIRS, sizeof own[0], by_value);
+    printf("%.2f %.1f\n", more[PAIRS / 2], own[PAIRS / 2]);
 }
 
 int main(int argc, char **argv) {
@@ -79,7 +79,7 @@ int main(int argc, char **argv) {
     memset(block, 'x', sizeof block);
     round_ns(pwrite, fd, block, len, calls);
     if (argc > 4 && strcmp(argv[4], "against") == 0) {
-        against(fd, block, len, count);
+        against(fd, block, len);
         return 0;
     }
     if (argc > 4) {

@@ -11,6 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::client::{ClientError, ServerClient};
 use crate::server::{Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom};
 
+/// Times that a lock is asked for again after a deadlock.
+const DEADLOCK_COUNT_MAX: u32 = 20;
+
 /// How the server was held.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LockTimes {
@@ -56,7 +59,7 @@ impl<'c> Holder<'c> {
             raised: None,
             is_held: true,
         };
-        holder.run_all(plan.announce)?;
+        holder.lock_all(plan.announce)?;
         if let Some(change) = raise {
             let statement = format!("SET GLOBAL {} = {}", change.name, change.after);
             holder.raised = Some(change);
@@ -71,9 +74,9 @@ impl<'c> Holder<'c> {
         mark: impl FnOnce() -> Result<M, E>,
     ) -> Result<(M, Readings), E> {
         let ddl_start = Instant::now();
-        self.run_all(self.plan.block_ddl)?;
+        self.lock_all(self.plan.block_ddl)?;
         let commit_start = Instant::now();
-        self.run_all(self.plan.block_commit)?;
+        self.lock_all(self.plan.block_commit)?;
         self.run_all(self.plan.flush_logs)?;
         let before = self.dialect.coordinates(self.client)?;
         // Where nothing is held, only what was read before the mark is sure to be in the backup.
@@ -112,6 +115,21 @@ impl<'c> Holder<'c> {
             times,
         };
         Ok((mark, readings))
+    }
+
+    /// Takes locks, one after the other. A DDL that holds one and wants another may meet us between the two: the server then has us give way, leaves us with what we
+    /// held before, and the DDL goes on.
+    fn lock_all(&mut self, statements: &[&str]) -> Result<(), ClientError> {
+        for statement in statements {
+            let mut tries_left = DEADLOCK_COUNT_MAX;
+            loop {
+                match self.client.run(statement) {
+                    Err(ClientError::Deadlock { .. }) if tries_left > 0 => tries_left -= 1,
+                    result => break result?,
+                }
+            }
+        }
+        Ok(())
     }
 
     fn run_all(&mut self, statements: &[&str]) -> Result<(), ClientError> {

@@ -106,6 +106,37 @@ fn a_lock_timeout_releases_what_is_held_and_is_named() {
 }
 
 #[test]
+fn a_lock_that_gave_way_in_a_deadlock_is_asked_for_again() {
+    let deadlock = "Deadlock found when trying to get lock";
+    let mut client = ScriptedClient::new()
+        .done("BACKUP STAGE START")
+        .done("BACKUP STAGE FLUSH")
+        .error("BACKUP STAGE BLOCK_DDL", 1213, deadlock)
+        .error("BACKUP STAGE BLOCK_DDL", 1213, deadlock)
+        .done("BACKUP STAGE BLOCK_DDL")
+        .done("BACKUP STAGE BLOCK_COMMIT")
+        .error("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", 1213, deadlock)
+        .done("BACKUP STAGE END");
+    let error = cut(&mut client, LockChoice::Auto, false).unwrap_err();
+    client.finish();
+    assert!(matches!(error, ClientError::Deadlock { .. }), "{error}");
+}
+
+#[test]
+fn a_deadlock_that_stays_ends_the_cut() {
+    let mut client = ScriptedClient::new()
+        .done("BACKUP STAGE START")
+        .done("BACKUP STAGE FLUSH");
+    for _ in 0..=DEADLOCK_COUNT_MAX {
+        client = client.error("BACKUP STAGE BLOCK_DDL", 1213, "Deadlock found");
+    }
+    let mut client = client.done("BACKUP STAGE END");
+    let error = cut(&mut client, LockChoice::Auto, false).unwrap_err();
+    client.finish();
+    assert!(matches!(error, ClientError::Deadlock { .. }), "{error}");
+}
+
+#[test]
 fn a_connection_lost_under_the_lock_ends_the_cut() {
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")

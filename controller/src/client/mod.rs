@@ -15,6 +15,8 @@ pub use mysql_client::MysqlClient;
 
 /// `ER_LOCK_WAIT_TIMEOUT`.
 const LOCK_WAIT_TIMEOUT: u16 = 1205;
+/// `ER_LOCK_DEADLOCK`.
+const DEADLOCK: u16 = 1213;
 /// `ER_ACCESS_DENIED_ERROR`, `ER_DBACCESS_DENIED_ERROR`, `ER_ACCESS_DENIED_NO_PASSWORD_ERROR`.
 const ACCESS_DENIED: [u16; 3] = [1045, 1044, 1698];
 /// `ER_SPECIFIC_ACCESS_DENIED_ERROR`, `ER_KILL_DENIED_ERROR`, `ER_TABLEACCESS_DENIED_ERROR`.
@@ -38,6 +40,8 @@ pub enum ClientError {
     Privilege { statement: String, message: String },
     #[error("{statement:?} got no lock within the time allowed: {message}")]
     LockTimeout { statement: String, message: String },
+    #[error("{statement:?} was chosen to end a deadlock: {message}")]
+    Deadlock { statement: String, message: String },
     #[error("{statement:?} was interrupted: {message}")]
     Interrupted { statement: String, message: String },
     #[error("{statement:?} failed with error {code}: {message}")]
@@ -58,6 +62,7 @@ impl ClientError {
         let statement = statement.to_string();
         match code {
             LOCK_WAIT_TIMEOUT => ClientError::LockTimeout { statement, message },
+            DEADLOCK => ClientError::Deadlock { statement, message },
             INTERRUPTED => ClientError::Interrupted { statement, message },
             code if CONNECTION_ENDED.contains(&code) => {
                 ClientError::ConnectionLost { statement, message }

@@ -84,17 +84,14 @@ macro_rules! cancellation_point {
 
             static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"));
 
-            #[inline(always)]
-            fn real() -> Real {
-                // SAFETY: libc's function of this name has this type.
-                unsafe { std::mem::transmute(REAL.address()) }
-            }
-
             #[unsafe(no_mangle)]
             pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
-                if let Some(_idle) = $idle {
+                // No look-up here: the registers that it needs would be saved in each call.
+                if let Some(address) = REAL.known() && let Some(_idle) = $idle {
+                    // SAFETY: libc's function of this name has this type.
+                    let $real: Real = unsafe { std::mem::transmute(address) };
                     // SAFETY: the caller's arguments, unchanged.
-                    return unsafe { real()($($argument),*) };
+                    return unsafe { $real($($argument),*) };
                 }
                 // SAFETY: as above.
                 unsafe { hooked($($argument),*) }
@@ -103,7 +100,8 @@ macro_rules! cancellation_point {
             #[inline($inlining)]
             unsafe extern "C-unwind" fn hooked($($argument: $type),*) -> $result {
                 crate::cancellation::point();
-                let $real = real();
+                // SAFETY: as above.
+                let $real: Real = unsafe { std::mem::transmute(REAL.address()) };
                 $body
             }
 

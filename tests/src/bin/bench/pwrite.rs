@@ -22,6 +22,9 @@ use crate::plan::Plan;
 const LOG_BYTES: u64 = 64 << 20;
 const GRACE_BOUND: Duration = Duration::from_secs(10);
 
+/// For each other process.
+const AGAINST_PROCESSES: u32 = 3;
+
 const LENS: [u32; 2] = [512, 16 << 10];
 
 /// Nanoseconds for each call.
@@ -118,9 +121,12 @@ fn of_len(len: u32, program: &Path, plan: &Plan, home: &Path) -> Calls {
     for _ in 0..plan.pwrite_processes {
         for (way, library) in ways.into_iter().enumerate() {
             times[way].push(uncaptured(command(), library).0);
-            let mut against = command();
-            against.arg("against");
-            added[way].push(uncaptured(against, library));
+            // Processes differ in where everything lies, by some nanoseconds.
+            for _ in 0..AGAINST_PROCESSES {
+                let mut against = command();
+                against.arg("against");
+                added[way].push(uncaptured(against, library));
+            }
         }
         times[3].push(captured(command(), home, Mode::Extents));
         times[4].push(captured(command(), home, Mode::Payload));
