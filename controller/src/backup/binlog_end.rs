@@ -11,13 +11,22 @@ use super::roots::Roots;
 use crate::binlog::{self, GtidSet};
 use crate::server::Coordinates;
 
+/// What the server does with GTIDs.
+#[derive(Clone, Copy, Debug)]
+pub struct GtidsOf<'s> {
+    /// The variable that has those that were executed.
+    pub variable: &'s str,
+    /// No transaction gets one. Each time that changes, a new binlog is begun.
+    pub off: bool,
+}
+
 /// Coordinates, and what was executed up to there.
 pub fn position(
     location: &Location,
     stage: &Path,
     roots: &Roots,
     readings: &Readings,
-    gtid_variable: &str,
+    gtids: GtidsOf<'_>,
 ) -> Result<Option<(Coordinates, String)>, BinlogError> {
     let (Some(before), Some(after)) = (&readings.before, &readings.after) else {
         return Ok(None);
@@ -26,7 +35,13 @@ pub fn position(
     let index = stage.join(location.index_place(roots).ok_or_else(missing)?);
     let file = last_listed(&index)?.ok_or_else(missing)?;
     let directory = location.place(roots).ok_or_else(missing)?;
-    let end = binlog::end(&stage.join(directory.with_file_name(&file)))?;
+    // All before the first reading was whole then: only GTIDs are of interest there.
+    let skip_to = match gtids.off && file == before.file {
+        true => before.offset,
+        false => 0,
+    };
+    let path = stage.join(directory.with_file_name(&file));
+    let end = binlog::end(&path, skip_to)?;
     let found = Coordinates {
         file,
         offset: end.offset,
@@ -39,15 +54,16 @@ pub fn position(
             after: after.clone(),
         });
     }
-    let mut gtids = end.gtids;
+    let mut executed = end.gtids;
     // A server that does not log what its appliers do knows more than its binlog; it was read with the appliers stopped.
     let known = readings
         .gtids
         .iter()
-        .find(|(name, _)| name == gtid_variable);
+        .find(|(name, _)| name == gtids.variable);
     let known = known.map_or("", |(_, set)| set);
-    gtids.merge(&GtidSet::parse(known).map_err(|error| BinlogError::Gtids(error.to_string()))?);
-    Ok(Some((found, gtids.to_string())))
+    let known = GtidSet::parse(known).map_err(|error| BinlogError::Gtids(error.to_string()))?;
+    executed.merge(&known);
+    Ok(Some((found, executed.to_string())))
 }
 
 /// Binlogs are numbered; the numbers grow in length, too.
@@ -103,7 +119,11 @@ mod tests {
             gtids: vec![("gtid_executed".into(), format!("{SERVER}:1-4"))],
             ..Readings::default()
         };
-        position(&location, stage.path(), &roots, &readings, "gtid_executed")
+        let gtids = GtidsOf {
+            variable: "gtid_executed",
+            off: false,
+        };
+        position(&location, stage.path(), &roots, &readings, gtids)
             .map(|found| found.unwrap())
             .map_err(|error| error.to_string())
     }

@@ -8,7 +8,7 @@
 //! reported with the end of the last whole one.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
+use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
@@ -24,13 +24,15 @@ pub struct Scan {
     pub size: u64,
     /// End of the last whole event.
     pub end: u64,
-    /// The last Binlog_checkpoint's file.
+    /// The file of the last Binlog_checkpoint that was looked at. Later ones name the same or a later file.
     pub checkpoint: Option<String>,
     /// Nothing behind the first events could be read.
     pub encrypted: bool,
 }
 
-pub fn scan(path: &Path) -> std::io::Result<Scan> {
+/// Reads the binlog at `path` to its end. Where it names a checkpoint, what lies between the first of them and `skip_to`, which is the end of an
+/// event, is not looked at: of a gigabyte, only the last few events are of interest.
+pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
     let file = File::open(path)?;
     let size = file.metadata()?.len();
     let mut reader = BufReader::with_capacity(1 << 18, file);
@@ -48,15 +50,25 @@ pub fn scan(path: &Path) -> std::io::Result<Scan> {
     while scan.end + HEADER_LEN as u64 <= size {
         let mut header = [0; HEADER_LEN];
         reader.read_exact(&mut header)?;
-        let len = u64::from(u32::from_le_bytes(
-            header[9..13].try_into().expect("4 bytes"),
-        ));
-        if len < HEADER_LEN as u64 || scan.end + len > size {
+        let number =
+            |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
+        let (len, next) = (u64::from(number(9)), number(13));
+        let fits = len >= HEADER_LEN as u64 && scan.end + len <= size;
+        // Offsets in events have 32 bits, in files more.
+        if !fits || (next != 0 && next != (scan.end + len) as u32) {
             break;
         }
         let body_len = len as usize - HEADER_LEN;
         match header[4] {
-            BINLOG_CHECKPOINT => scan.checkpoint = Some(checkpoint(&mut reader, body_len)?),
+            BINLOG_CHECKPOINT => {
+                let is_first = scan.checkpoint.is_none();
+                scan.checkpoint = Some(checkpoint(&mut reader, body_len)?);
+                if is_first && (scan.end + len..=size).contains(&skip_to) {
+                    reader.seek(SeekFrom::Start(skip_to))?;
+                    scan.end = skip_to;
+                    continue;
+                }
+            }
             START_ENCRYPTION => {
                 scan.encrypted = true;
                 scan.end = size;
@@ -84,6 +96,7 @@ fn checkpoint(reader: &mut impl Read, body_len: usize) -> std::io::Result<String
 mod tests {
     use super::*;
 
+    /// An event that does not say where the next is.
     fn event(kind: u8, body: &[u8]) -> Vec<u8> {
         let mut bytes = vec![0; HEADER_LEN];
         bytes[4] = kind;
@@ -100,9 +113,13 @@ mod tests {
     }
 
     fn scanned(parts: &[&[u8]]) -> Scan {
+        scan(write(parts).path(), 0).unwrap()
+    }
+
+    fn write(parts: &[&[u8]]) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [&[&MAGIC[..]], parts].concat().concat()).unwrap();
-        scan(file.path()).unwrap()
+        file
     }
 
     #[test]
@@ -114,6 +131,43 @@ mod tests {
         let scan = scanned(&[&event(15, &[0; 40]), &first, &event(16, &[0; 8]), &second]);
         assert_eq!(scan.checkpoint.as_deref(), Some("bin.000002"));
         assert_eq!(scan.end, scan.size);
+    }
+
+    #[test]
+    fn what_is_skipped_is_not_looked_at_and_what_follows_is() {
+        let (head, first) = (event(15, &[0; 40]), checkpoint_event("bin.000001"));
+        let (unread, last) = ([7; 999], checkpoint_event("bin.000002"));
+        let skip_to = 4 + (head.len() + first.len() + unread.len()) as u64;
+        let file = write(&[&head, &first, &unread, &last, &event(16, &[0; 8])[..20]]);
+        let found = scan(file.path(), skip_to).unwrap();
+        assert_eq!(found.checkpoint.as_deref(), Some("bin.000002"));
+        assert_eq!(found.end, skip_to + last.len() as u64);
+        assert_eq!(found.size, found.end + 20);
+        // Behind the end, and inside an event: nothing that could pass for the end of the file.
+        for wrong in [found.size + 1, skip_to - 5] {
+            let found = scan(file.path(), wrong).unwrap();
+            assert_ne!(found.end, found.size, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn without_a_checkpoint_everything_is_looked_at() {
+        let (head, unread) = (event(15, &[0; 40]), [7; 999]);
+        let skip_to = 4 + (head.len() + unread.len()) as u64;
+        let file = write(&[&head, &unread, &event(16, &[0; 8])]);
+        assert_eq!(
+            scan(file.path(), skip_to).unwrap().end,
+            4 + head.len() as u64
+        );
+    }
+
+    #[test]
+    fn an_event_that_contradicts_its_place_ends_the_scan() {
+        let head = event(15, &[0; 40]);
+        let mut strange = event(16, &[0; 8]);
+        strange[13] = 99;
+        let found = scanned(&[&head, &strange]);
+        assert_eq!(found.end, 4 + head.len() as u64);
     }
 
     #[test]
@@ -139,6 +193,6 @@ mod tests {
     fn another_file_is_no_binlog() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hello there").unwrap();
-        assert!(scan(file.path()).is_err());
+        assert!(scan(file.path(), 0).is_err());
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use hotmirror::manifest::{Entry, Kind};
 
-use super::binlog_events;
+use super::binlog_events::{self, Scan};
 use super::cut::Readings;
 use super::keep::Filter;
 use super::roots::{DATA_PLACE, Roots};
@@ -157,12 +157,12 @@ impl Location {
         };
         let present = file_names(entries);
         let missing = || BinlogError::Missing(after.file.clone());
-        let scan = |file: &str| {
+        let scan = |file: &str, skip_to| {
             let place = roots
                 .place(&self.directory.join(file))
                 .ok_or_else(missing)?;
             let path = stage.join(place);
-            binlog_events::scan(&path).map_err(|source| BinlogError::Io { path, source })
+            binlog_events::scan(&path, skip_to).map_err(|source| BinlogError::Io { path, source })
         };
         // A rotation between the two readings: whichever of the files is the backup's last has the position.
         let last = if present.contains(after.file.as_str()) {
@@ -173,12 +173,20 @@ impl Location {
         if !present.contains(last.file.as_str()) {
             return Err(missing());
         }
-        let found = scan(&last.file)?;
         let lower = if last.file == before.file {
             before.offset
         } else {
             0
         };
+        let mut found = scan(&last.file, lower)?;
+        let is_left_out = |found: &Scan| {
+            let needed = found.checkpoint.as_deref();
+            needed.is_some_and(|needed| !present.contains(needed))
+        };
+        if is_left_out(&found) {
+            // A later one may need less.
+            found = scan(&last.file, 0)?;
+        }
         let upper = if last.file == after.file {
             after.offset
         } else {

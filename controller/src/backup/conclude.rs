@@ -9,6 +9,7 @@ use hotmirror::manifest::{Entry, Kind, MANIFEST_VERSION};
 use hotmirror::session::{GoldenReport, Settled};
 use hotmirror::target::Stage;
 
+use super::binlog_end::GtidsOf;
 use super::cut::Readings;
 use super::roots::Roots;
 use super::server::Server;
@@ -124,7 +125,11 @@ fn position(
         (PositionFrom::Nowhere, _) => None,
         (PositionFrom::Binlog, _) => {
             let roots = &ground.roots;
-            let end = binlog_end::position(location, stage, roots, readings, gtid_variable)?;
+            let gtids = GtidsOf {
+                variable: gtid_variable,
+                off: server.variables.get("gtid_mode") == Some("OFF"),
+            };
+            let end = binlog_end::position(location, stage, roots, readings, gtids)?;
             return Ok(end.map(|(at, gtid_set)| position_of(at, gtid_set, server, readings)));
         }
         // Nothing committed between the readings, so either is right.

@@ -12,7 +12,7 @@
 mod gtid_set;
 
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use mysql::binlog::events::{
@@ -56,11 +56,15 @@ pub enum BinlogError {
     },
 }
 
-/// Reads the binlog `path` to its end.
-pub fn end(path: &Path) -> Result<End, BinlogError> {
+/// Reads the binlog `path` to its end. What lies between its head and `skip_to`, which is the end of a transaction, is not looked at: nothing there may
+/// have a GTID.
+pub fn end(path: &Path, skip_to: u64) -> Result<End, BinlogError> {
     let mut walk = Walk::open(path)?;
     while let Some(event) = walk.next()? {
         walk.take(&event)?;
+        if event.kind == EventType::PREVIOUS_GTIDS_EVENT as u8 {
+            walk.skip_to(skip_to)?;
+        }
     }
     Ok(walk.end)
 }
@@ -116,6 +120,17 @@ impl<'p> Walk<'p> {
                 gtids: GtidSet::default(),
             },
         })
+    }
+
+    /// Goes on at `offset`, if that lies ahead.
+    fn skip_to(&mut self, offset: u64) -> Result<(), BinlogError> {
+        if (self.offset..=self.end.size).contains(&offset) {
+            let sought = self.reader.seek(SeekFrom::Start(offset));
+            sought.map_err(|source| self.failed(source))?;
+            self.offset = offset;
+            self.end.offset = offset;
+        }
+        Ok(())
     }
 
     /// None at the file's end, and where the file ends inside an event.

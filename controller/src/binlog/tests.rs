@@ -112,10 +112,14 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-fn end_of(bytes: &[u8]) -> Result<End, BinlogError> {
+fn end_behind(bytes: &[u8], skip_to: u64) -> Result<End, BinlogError> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    end(file.path())
+    end(file.path(), skip_to)
+}
+
+fn end_of(bytes: &[u8]) -> Result<End, BinlogError> {
+    end_behind(bytes, 0)
 }
 
 fn numbers(end: &End) -> String {
@@ -233,6 +237,25 @@ fn without_gtids_the_set_is_empty() {
         (script.end().offset, numbers(&script.end())),
         (whole, String::new())
     );
+}
+
+#[test]
+fn what_is_skipped_is_not_looked_at_and_what_follows_is() {
+    let mut script = Script::new(true);
+    script.previous(1, 1).transaction(2);
+    let unread = script.len() as usize - 40;
+    let skip_to = script.len();
+    script.transaction(3);
+    let whole = script.len();
+    script.gtid(4).query("BEGIN");
+    script.bytes[unread..skip_to as usize].fill(0xff);
+    let end = end_behind(&script.bytes, skip_to).unwrap();
+    assert_eq!((end.offset, numbers(&end)), (whole, "1:3".into()));
+    // What lies behind the end of the file is not skipped to.
+    let not_skipped = end_behind(&script.bytes, script.len() + 1).unwrap();
+    assert!(not_skipped.offset < skip_to);
+    let nothing_follows = end_behind(&script.bytes[..skip_to as usize], skip_to).unwrap();
+    assert_eq!(nothing_follows.offset, skip_to);
 }
 
 #[test]
