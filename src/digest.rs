@@ -1,90 +1,189 @@
-//! Checksums of the copies, block by block, taken while the bytes pass through.
+//! Checksums of the copies, taken while the bytes pass through.
 //!
-//! A block is known only while nothing has touched its copy since it was copied in one go; everything else is read back at the end.
+//! They are kept by granule: an aligned stretch that is no longer than what an engine writes at a time, so that a page that is written again
+//! gets its new checksum with its new bytes, and hardly anything has to be read back at the end.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::LazyLock;
 
 use parking_lot::Mutex;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
-pub const BLOCK_LEN: u64 = 4 << 20;
+/// InnoDB's page.
+const GRANULE_LEN_MIN: u64 = 16 << 10;
+/// At 4 bytes for each, granules take at most 64 MiB of memory: 256 GB in the shortest ones.
+const GRANULE_COUNT_MAX: u64 = 16 << 20;
+/// What is read back at a time.
+const READ_LEN: u64 = 4 << 20;
 
-/// Checksum of a block in a hole.
-static ZEROS_CRC: LazyLock<u32> = LazyLock::new(|| crc32c::crc32c(&vec![0; BLOCK_LEN as usize]));
-
-/// Length and CRC-32C of a block.
-type Block = Option<(u64, u32)>;
-
+/// What is known of one copy.
 #[derive(Debug, Default)]
+struct Sums {
+    /// CRC-32C of each whole granule. One whose checksum is 0 counts as unknown, and is read back.
+    granules: Vec<Option<NonZeroU32>>,
+    /// Where a begin of a granule lies, its length and its CRC-32C: the whole rest if the copy ends there.
+    tail: Option<(u64, u64, u32)>,
+}
+
+#[derive(Debug)]
 pub struct Digests {
-    slots: Mutex<HashMap<u64, Vec<Block>>>,
+    granule_len: u64,
+    zeros_crc: u32,
+    append: Append,
+    slots: Mutex<HashMap<u64, Sums>>,
+}
+
+impl Default for Digests {
+    fn default() -> Digests {
+        Digests::for_bytes(0)
+    }
 }
 
 impl Digests {
-    /// `len` bytes at `at` were copied and have this checksum. Counts if that is a block, or the begin of one (which it is if the file ends there).
-    pub fn note(&self, slot: u64, at: u64, len: u64, crc: u32) {
-        if !at.is_multiple_of(BLOCK_LEN) || len > BLOCK_LEN {
+    /// For copies of about so many bytes altogether.
+    pub fn for_bytes(total: u64) -> Digests {
+        let granule_len = total
+            .div_ceil(GRANULE_COUNT_MAX)
+            .next_power_of_two()
+            .clamp(GRANULE_LEN_MIN, READ_LEN);
+        Digests {
+            granule_len,
+            zeros_crc: crc32c::crc32c(&vec![0; granule_len as usize]),
+            append: Append::new(granule_len),
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The copy has these bytes at `at` now.
+    pub fn note(&self, slot: u64, at: u64, bytes: &[u8]) {
+        let granule_len = self.granule_len as usize;
+        let first = at.div_ceil(self.granule_len);
+        let skip = (first * self.granule_len - at) as usize;
+        let Some(bytes) = bytes.get(skip..).filter(|bytes| !bytes.is_empty()) else {
             return;
-        }
-        let index = (at / BLOCK_LEN) as usize;
+        };
+        let whole = bytes.chunks_exact(granule_len);
+        let rest = whole.remainder();
+        let crcs: Vec<_> = whole
+            .map(|granule| NonZeroU32::new(crc32c::crc32c(granule)))
+            .collect();
+        let (first, end) = (first as usize, first as usize + crcs.len());
+        let tail = (end as u64 * self.granule_len, rest.len() as u64);
+        let tail = (!rest.is_empty()).then(|| (tail.0, tail.1, crc32c::crc32c(rest)));
         let mut slots = self.slots.lock();
-        let blocks = slots.entry(slot).or_default();
-        if blocks.len() <= index {
-            blocks.resize(index + 1, None);
+        let sums = slots.entry(slot).or_default();
+        if sums.granules.len() < end {
+            sums.granules.resize(end, None);
         }
-        blocks[index] = Some((len, crc));
+        sums.granules[first..end].copy_from_slice(&crcs);
+        sums.tail = tail.or(sums.tail);
     }
 
     /// The copy's `range` is about to change.
     pub fn forget(&self, slot: u64, range: Range<u64>) {
-        if let Some(blocks) = self.slots.lock().get_mut(&slot) {
-            let first = ((range.start / BLOCK_LEN) as usize).min(blocks.len());
-            let last = (range.end.div_ceil(BLOCK_LEN) as usize).clamp(first, blocks.len());
-            blocks[first..last].fill(None);
+        let mut slots = self.slots.lock();
+        let Some(sums) = slots.get_mut(&slot) else {
+            return;
+        };
+        let count = sums.granules.len();
+        let first = ((range.start / self.granule_len) as usize).min(count);
+        let last = (range.end.div_ceil(self.granule_len) as usize).clamp(first, count);
+        sums.granules[first..last].fill(None);
+        let overlaps = |at: u64, len: u64| at < range.end && range.start < at + len;
+        if sums.tail.is_some_and(|(at, len, _)| overlaps(at, len)) {
+            sums.tail = None;
         }
     }
 
     /// Size and checksum of a whole copy that nobody changes any more. Reads what is not known.
     pub fn sum(&self, slot: u64, copy: &File) -> io::Result<(u64, u32)> {
         let size = copy.metadata()?.len();
-        let known = self.slots.lock().remove(&slot).unwrap_or_default();
-        let (mut crc, mut buffer) = (0, Vec::new());
-        for index in 0..size.div_ceil(BLOCK_LEN) {
-            let at = index * BLOCK_LEN;
-            let len = BLOCK_LEN.min(size - at);
-            match known.get(index as usize) {
-                Some(Some((known_len, block_crc))) if *known_len == len && at == 0 => {
-                    crc = *block_crc;
-                }
-                Some(Some((known_len, block_crc))) if *known_len == len => {
-                    crc = crc32c::crc32c_combine(crc, *block_crc, len as usize);
-                }
-                // Logs are allocated long before they are written.
-                _ if len == BLOCK_LEN && is_hole(copy, at..at + len) => {
-                    crc = crc32c::crc32c_combine(crc, *ZEROS_CRC, len as usize);
+        let sums = self.slots.lock().remove(&slot).unwrap_or_default();
+        let known = |at: u64| {
+            let granule = sums.granules.get((at / self.granule_len) as usize);
+            granule.copied().flatten().map(NonZeroU32::get)
+        };
+        let (mut at, mut crc, mut buffer) = (0, 0, Vec::new());
+        while at < size {
+            let len = self.granule_len.min(size - at);
+            let is_whole = len == self.granule_len;
+            match (known(at), sums.tail) {
+                (Some(granule_crc), _) if is_whole => crc = self.append.to(crc) ^ granule_crc,
+                (_, Some((tail_at, tail_len, tail_crc))) if (tail_at, tail_len) == (at, len) => {
+                    crc = crc32c::crc32c_combine(crc, tail_crc, len as usize);
                 }
                 _ => {
-                    buffer.resize(len as usize, 0);
-                    copy.read_exact_at(&mut buffer, at)?;
-                    crc = crc32c::crc32c_append(crc, &buffer);
-                    // Nobody reads a copy soon: the page cache is the server's.
-                    let _ = rustix::fs::fadvise(copy, at, NonZeroU64::new(len), Advice::DontNeed);
+                    let mut end = at + len;
+                    while end < size && end - at < READ_LEN && known(end).is_none() {
+                        end = size.min(end + self.granule_len);
+                    }
+                    crc = self.read_back(copy, at..end, crc, &mut buffer)?;
+                    at = end;
+                    continue;
                 }
             }
+            at += len;
         }
         Ok((size, crc))
+    }
+
+    /// `crc` with the bytes of `range` behind what it is of.
+    fn read_back(
+        &self,
+        copy: &File,
+        range: Range<u64>,
+        mut crc: u32,
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<u32> {
+        let len = range.end - range.start;
+        // Logs are allocated long before they are written.
+        if len.is_multiple_of(self.granule_len) && is_hole(copy, &range) {
+            for _ in 0..len / self.granule_len {
+                crc = self.append.to(crc) ^ self.zeros_crc;
+            }
+            return Ok(crc);
+        }
+        buffer.resize(len as usize, 0);
+        copy.read_exact_at(buffer, range.start)?;
+        // Nobody reads a copy soon: the page cache is the server's.
+        let _ = rustix::fs::fadvise(copy, range.start, NonZeroU64::new(len), Advice::DontNeed);
+        Ok(crc32c::crc32c_append(crc, buffer))
+    }
+}
+
+/// What a checksum becomes when a fixed number of bytes follows, but for those bytes' own checksum: a linear map of its bits, as a table for each of its bytes.
+struct Append([[u32; 256]; 4]);
+
+impl Append {
+    fn new(len: u64) -> Append {
+        let bits: [u32; 32] =
+            std::array::from_fn(|bit| crc32c::crc32c_combine(1 << bit, 0, len as usize));
+        let of = |crc: u32| (0..32).filter(move |bit| crc >> bit & 1 == 1);
+        let map = |crc: u32| of(crc).fold(0, |sum, bit| sum ^ bits[bit]);
+        Append(std::array::from_fn(|byte| {
+            std::array::from_fn(|value| map((value as u32) << (8 * byte)))
+        }))
+    }
+
+    fn to(&self, crc: u32) -> u32 {
+        let bytes = crc.to_le_bytes().into_iter().zip(&self.0);
+        bytes.fold(0, |sum, (byte, table)| sum ^ table[byte as usize])
+    }
+}
+
+impl std::fmt::Debug for Append {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Append")
     }
 }
 
 /// Where it can't be told, reading tells.
-fn is_hole(copy: &File, range: Range<u64>) -> bool {
+fn is_hole(copy: &File, range: &Range<u64>) -> bool {
     match rustix::fs::seek(copy, SeekFrom::Data(range.start)) {
         Ok(data) => data >= range.end,
         Err(errno) => errno == Errno::NXIO,
@@ -94,6 +193,9 @@ fn is_hole(copy: &File, range: Range<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const LEN: u64 = GRANULE_LEN_MIN;
 
     fn file(bytes: &[u8]) -> File {
         let file = tempfile::tempfile().unwrap();
@@ -101,66 +203,117 @@ mod tests {
         file
     }
 
-    #[test]
-    fn known_and_unknown_blocks_give_the_checksum_of_the_whole() {
-        let bytes: Vec<u8> = (0..(BLOCK_LEN * 2 + 999) as u32)
-            .map(|at| (at >> 5) as u8)
-            .collect();
-        let expected = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        let copy = file(&bytes);
-        for known in 0..8 {
-            let digests = Digests::default();
-            for (index, block) in bytes.chunks(BLOCK_LEN as usize).enumerate() {
-                if known >> index & 1 == 1 {
-                    let at = index as u64 * BLOCK_LEN;
-                    digests.note(1, at, block.len() as u64, crc32c::crc32c(block));
+    fn bytes(len: u64) -> Vec<u8> {
+        (0..len as u32).map(|at| (at >> 5) as u8).collect()
+    }
+
+    #[derive(Clone, Debug)]
+    enum Change {
+        Write(u64, u64, u8),
+        Resize(u64),
+    }
+
+    fn change() -> impl Strategy<Value = Change> {
+        let offset = || prop_oneof![0..LEN * 6, (0..7u64).prop_map(|index| index * LEN)];
+        prop_oneof![
+            4 => (offset(), offset(), any::<u8>())
+                .prop_map(|(at, len, byte)| Change::Write(at, len, byte)),
+            1 => offset().prop_map(Change::Resize),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+
+        #[test]
+        fn whatever_is_written_over_what_the_sum_is_that_of_the_bytes(
+            changes in prop::collection::vec(change(), 0..12)
+        ) {
+            let (digests, copy) = (Digests::default(), tempfile::tempfile().unwrap());
+            for change in changes {
+                match change {
+                    Change::Write(at, len, byte) => {
+                        let bytes: Vec<u8> = (0..len).map(|at| at as u8 ^ byte).collect();
+                        digests.forget(1, at..at + len);
+                        copy.write_all_at(&bytes, at).unwrap();
+                        digests.note(1, at, &bytes);
+                    }
+                    Change::Resize(size) => {
+                        let before = copy.metadata().unwrap().len();
+                        digests.forget(1, size.min(before)..u64::MAX);
+                        copy.set_len(size).unwrap();
+                    }
                 }
             }
-            assert_eq!(digests.sum(1, &copy).unwrap(), expected);
+            let mut all = vec![0; copy.metadata().unwrap().len() as usize];
+            copy.read_exact_at(&mut all, 0).unwrap();
+            prop_assert_eq!(
+                digests.sum(1, &copy).unwrap(),
+                (all.len() as u64, crc32c::crc32c(&all))
+            );
         }
     }
 
     #[test]
-    fn a_block_that_was_touched_is_read_again() {
-        let bytes = vec![5; BLOCK_LEN as usize * 2];
-        let digests = Digests::default();
-        digests.note(1, 0, BLOCK_LEN, 1);
-        digests.note(1, BLOCK_LEN, BLOCK_LEN, 2);
-        digests.forget(1, BLOCK_LEN - 1..BLOCK_LEN + 1);
+    fn what_was_noted_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let cannot_be_read = File::create(dir.path().join("copy")).unwrap();
+        let (digests, bytes) = (Digests::default(), bytes(LEN * 5 + 777));
+        cannot_be_read.write_all_at(&bytes, 0).unwrap();
+        digests.note(1, 0, &bytes);
+        let page = &bytes[LEN as usize..][..LEN as usize];
+        digests.forget(1, LEN..LEN * 2);
+        digests.note(1, LEN, page);
         assert_eq!(
-            digests.sum(1, &file(&bytes)).unwrap().1,
-            crc32c::crc32c(&bytes)
+            digests.sum(1, &cannot_be_read).unwrap(),
+            (LEN * 5 + 777, crc32c::crc32c(&bytes))
         );
-    }
-
-    #[test]
-    fn a_hole_beside_data_counts_as_zeros() {
-        let copy = tempfile::tempfile().unwrap();
-        let mut bytes = vec![0; BLOCK_LEN as usize * 4 + 5];
-        bytes[BLOCK_LEN as usize * 2 - 1] = 1;
-        copy.set_len(bytes.len() as u64).unwrap();
-        copy.write_all_at(&[1], BLOCK_LEN * 2 - 1).unwrap();
-        let expected = (bytes.len() as u64, crc32c::crc32c(&bytes));
-        assert_eq!(Digests::default().sum(1, &copy).unwrap(), expected);
     }
 
     #[test]
     fn holes_are_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let cannot_be_read = File::create(dir.path().join("copy")).unwrap();
-        cannot_be_read.set_len(BLOCK_LEN * 3).unwrap();
-        let (size, crc) = Digests::default().sum(1, &cannot_be_read).unwrap();
-        let zeros = vec![0; BLOCK_LEN as usize * 3];
-        assert_eq!((size, crc), (BLOCK_LEN * 3, crc32c::crc32c(&zeros)));
+        let size = READ_LEN * 3;
+        cannot_be_read.set_len(size).unwrap();
+        let sum = Digests::default().sum(1, &cannot_be_read).unwrap();
+        assert_eq!(sum, (size, crc32c::crc32c(&vec![0; size as usize])));
     }
 
     #[test]
-    fn a_block_that_was_the_last_and_no_longer_is_counts_no_more() {
+    fn a_hole_beside_data_counts_as_zeros() {
+        let copy = tempfile::tempfile().unwrap();
+        let mut bytes = vec![0; READ_LEN as usize * 4 + 5];
+        bytes[READ_LEN as usize * 2 - 1] = 1;
+        copy.set_len(bytes.len() as u64).unwrap();
+        copy.write_all_at(&[1], READ_LEN * 2 - 1).unwrap();
+        let expected = (bytes.len() as u64, crc32c::crc32c(&bytes));
+        assert_eq!(Digests::default().sum(1, &copy).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_tail_that_no_longer_is_the_end_counts_no_more() {
         let digests = Digests::default();
-        digests.note(1, 0, 10, 7);
+        digests.note(1, 0, &[7; 10]);
         assert_eq!(
             digests.sum(1, &file(&[3; 20])).unwrap(),
             (20, crc32c::crc32c(&[3; 20]))
+        );
+    }
+
+    #[test]
+    fn much_data_is_summed_in_longer_granules() {
+        let of = |gb: u64| Digests::for_bytes(gb << 30).granule_len;
+        assert_eq!(
+            [0, 1, 256, 257, 1024].map(of),
+            [LEN, LEN, LEN, LEN * 2, LEN * 4]
+        );
+        assert_eq!(of(1 << 30), READ_LEN);
+        let (digests, bytes) = (Digests::for_bytes(1 << 40), bytes(LEN * 9));
+        digests.note(1, 0, &bytes);
+        assert_eq!(
+            digests.sum(1, &file(&bytes)).unwrap().1,
+            crc32c::crc32c(&bytes)
         );
     }
 }

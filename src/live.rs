@@ -117,6 +117,7 @@ impl Mirror {
                 ..
             } => {
                 copy.write_all_at(payload, offset)?;
+                self.digests.note(slot, offset, payload);
                 self.payload_bytes += payload.len() as u64;
                 Ok(())
             }

@@ -37,6 +37,8 @@ pub enum PassError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("No memory to copy through: {0}")]
+    Memory(#[source] std::io::Error),
     #[error("Cancelled")]
     Cancelled,
 }
@@ -76,17 +78,26 @@ struct Item {
 impl Pass<'_> {
     /// Copies all of `work`. On an error everything that is not copied is put back first.
     pub fn run(&self, work: Vec<Work>) -> Result<PassOutcome, PassError> {
+        let copiers = (0..self.parallel.max(1)).map(|_| Copier::new(self.copying));
+        let copiers = match copiers.collect::<Result<Vec<_>, _>>() {
+            Ok(copiers) => copiers,
+            Err(error) => {
+                for work in work {
+                    self.ledger.put_back(work.file, work.slot, work.extents);
+                }
+                return Err(PassError::Memory(error));
+            }
+        };
         let (sender, receiver) = bounded::<(Arc<Item>, Vec<Range<u64>>)>(self.parallel * 4);
         let failure: Mutex<Option<PassError>> = Mutex::new(None);
         let (copied, moved) = (AtomicU64::new(0), AtomicU64::new(0));
         let failed = || failure.lock().is_some();
         std::thread::scope(|scope| {
-            for _ in 0..self.parallel.max(1) {
+            for mut copier in copiers {
                 let receiver = receiver.clone();
                 let (failure, copied, moved) = (&failure, &copied, &moved);
                 scope.spawn(move || {
                     crate::threads::started();
-                    let mut copier = Copier::new(self.copying);
                     for (item, ranges) in receiver {
                         let result = if failure.lock().is_some() {
                             Err(PassError::Cancelled)

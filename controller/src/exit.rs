@@ -222,6 +222,7 @@ fn pass(error: &PassError) -> ExitCode {
             CopyError::Source(_) => ExitCode::Source,
         },
         PassError::Open { .. } => ExitCode::Source,
+        PassError::Memory(_) => ExitCode::Internal,
     }
 }
 

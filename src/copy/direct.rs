@@ -1,11 +1,12 @@
 //! Direct I/O: past the page cache, in aligned pieces.
 
 use std::fs::File;
-use std::io::IoSliceMut;
+use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
+use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::ReadWriteFlags;
 
 /// Offsets, lengths and addresses are multiples of this. No file system in use asks for more.
 const ALIGNMENT: usize = 4096;
@@ -28,34 +29,69 @@ pub(super) fn open_direct(file: &File, write: bool) -> Option<File> {
         .map(File::from)
 }
 
-/// True if the page at `at` is in the page cache: then a direct read would have to write it out first if it is dirty, and a plain one is free.
-pub(super) fn is_cached(file: &File, at: u64) -> bool {
-    let mut byte = [0u8];
-    rustix::io::preadv2(
-        file,
-        &mut [IoSliceMut::new(&mut byte)],
-        at,
-        ReadWriteFlags::NOWAIT,
-    )
-    .is_ok()
+/// Which pages of a stretch of a file are in the page cache. Asked without reading anything: to try to read without waiting makes the kernel read ahead,
+/// into the page cache.
+#[derive(Default)]
+pub(super) struct Resident {
+    at: u64,
+    /// The lowest bit of each tells of a page.
+    pages: Vec<u8>,
 }
 
-/// A buffer whose bytes begin at a multiple of the alignment.
+impl Resident {
+    /// Of any `range` within the file. Nothing, where that can't be told: it is a hint only.
+    pub fn of(file: &File, range: &Range<u64>) -> Resident {
+        let at = range.start - range.start % ALIGNMENT as u64;
+        let len = (range.end - at) as usize;
+        let Ok(mapping) = MmapOptions::new()
+            .offset(at)
+            .len(len)
+            .map_raw_read_only(file)
+        else {
+            return Resident::default();
+        };
+        let mut pages = vec![0; len.div_ceil(ALIGNMENT)];
+        // SAFETY: the mapping begins at a page and is `len` bytes, for which there are as many bytes to fill as pages; none of it is touched.
+        let told = unsafe { libc::mincore(mapping.as_mut_ptr().cast(), len, pages.as_mut_ptr()) };
+        match told {
+            0 => Resident { at, pages },
+            _ => Resident::default(),
+        }
+    }
+
+    /// True if all of a stretch is. What is there in parts only takes more reads than what isn't at all.
+    pub fn has(&self, offset: u64, len: usize) -> bool {
+        let Some(skip) = offset.checked_sub(self.at) else {
+            return false;
+        };
+        let (first, end) = (
+            skip as usize / ALIGNMENT,
+            (skip as usize + len).div_ceil(ALIGNMENT),
+        );
+        let pages = self.pages.get(first..end);
+        pages.is_some_and(|pages| pages.iter().all(|page| page & 1 == 1))
+    }
+}
+
+/// A buffer whose bytes begin at a multiple of the alignment, in one huge page where the kernel has one to spare: then the device gets them as one
+/// stretch of memory instead of hundreds.
 pub(super) struct AlignedBuffer {
-    bytes: Vec<u8>,
+    memory: MmapMut,
 }
 
 impl AlignedBuffer {
     pub const LEN: usize = 1 << 20;
+    const HUGE_PAGE_LEN: usize = 2 << 20;
 
-    pub fn new() -> AlignedBuffer {
-        AlignedBuffer {
-            bytes: vec![0; Self::LEN + ALIGNMENT],
-        }
+    pub fn new() -> io::Result<AlignedBuffer> {
+        let memory = MmapMut::map_anon(Self::HUGE_PAGE_LEN * 2)?;
+        // Without huge pages everything works the same.
+        let _ = memory.advise(Advice::HugePage);
+        Ok(AlignedBuffer { memory })
     }
 
     pub fn bytes(&mut self) -> &mut [u8] {
-        let skip = self.bytes.as_ptr().align_offset(ALIGNMENT);
-        &mut self.bytes[skip..skip + Self::LEN]
+        let skip = self.memory.as_ptr().align_offset(Self::HUGE_PAGE_LEN);
+        &mut self.memory[skip..skip + Self::LEN]
     }
 }

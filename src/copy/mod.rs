@@ -16,9 +16,9 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::Advice;
 use rustix::io::Errno;
 
-use self::direct::{AlignedBuffer, is_aligned, is_cached, open_direct};
+use self::direct::{AlignedBuffer, Resident, is_aligned, open_direct};
 use self::holes::{Part, next_part};
-use crate::digest::{BLOCK_LEN, Digests};
+use crate::digest::Digests;
 use crate::throttle::Throttle;
 
 pub use self::holes::make_hole;
@@ -91,14 +91,45 @@ impl Pair {
         digests.forget(self.slot, copy_size.min(size)..u64::MAX);
         self.target.set_len(size)
     }
+
+    /// What of the source is in the page cache, as far as that matters.
+    fn resident(&self, range: &Range<u64>) -> Resident {
+        match self.direct_source {
+            Some(_) => Resident::of(&self.source, range),
+            None => Resident::default(),
+        }
+    }
+
+    /// Reads from the source what is in the page cache from there, and everything else past it. A direct read of what is dirty there would have to write it out first.
+    fn read(&self, buffer: &mut [u8], at: u64, resident: &Resident) -> io::Result<usize> {
+        let is_direct = is_aligned(at, buffer.len()) && !resident.has(at, buffer.len());
+        match self.direct_source.as_ref().filter(|_| is_direct) {
+            Some(direct) => {
+                read_some(direct, buffer, at).or_else(|_| read_some(&self.source, buffer, at))
+            }
+            None => read_some(&self.source, buffer, at),
+        }
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let direct = self.direct_target.as_ref();
+        if let Some(direct) = direct.filter(|_| is_aligned(at, bytes.len())) {
+            match direct.write_all_at(bytes, at) {
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                result => return result,
+            }
+        }
+        self.target.write_all_at(bytes, at)?;
+        start_write_back(&self.target, at, bytes.len() as u64);
+        Ok(())
+    }
 }
 
 impl<'c> Copier<'c> {
-    pub fn new(context: CopyContext<'c>) -> Copier<'c> {
-        Copier {
-            context,
-            buffer: AlignedBuffer::new(),
-        }
+    /// Fails if there is no memory for its buffer.
+    pub fn new(context: CopyContext<'c>) -> io::Result<Copier<'c>> {
+        let buffer = AlignedBuffer::new()?;
+        Ok(Copier { context, buffer })
     }
 
     /// Makes `range` of the copy equal to that of the source, as far as the source reaches. Gives the bytes of data copied.
@@ -122,24 +153,23 @@ impl<'c> Copier<'c> {
         Ok(copied)
     }
 
-    /// Goes block by block, so that a block copied in one go gets its checksum on the way.
+    /// Goes a buffer at a time.
     fn copy_data(&mut self, pair: &Pair, range: Range<u64>) -> Result<u64, CopyError> {
         let context = self.context;
+        let resident = pair.resident(&range);
         let mut at = range.start;
         while at < range.end {
             context.throttle.hold(context.stop);
             if (context.stop)() {
                 return Err(CopyError::Cancelled);
             }
-            let len = (range.end - at).min(BLOCK_LEN - at % BLOCK_LEN);
-            context.digests.forget(pair.slot, at..at + len);
-            let (done, crc) = self.copy_block(pair, at, len)?;
+            let done = match self.share(pair, at..range.end) {
+                Some(done) => done,
+                None => self.copy_through_buffer(pair, at..range.end, &resident)?,
+            };
             if done == 0 {
                 // The source was cut short meanwhile: that is in the log.
                 break;
-            }
-            if let Some(crc) = crc {
-                context.digests.note(pair.slot, at, done, crc);
             }
             (context.on_bytes)(done);
             context.throttle.spend(done, context.stop);
@@ -148,61 +178,48 @@ impl<'c> Copier<'c> {
         Ok(at - range.start)
     }
 
-    /// Gives the bytes copied, and their checksum unless they never were in this process.
-    fn copy_block(
-        &mut self,
-        pair: &Pair,
-        at: u64,
-        len: u64,
-    ) -> Result<(u64, Option<u32>), CopyError> {
-        if self.context.reflink {
-            let (mut from, mut to) = (at, at);
-            let shared = rustix::fs::copy_file_range(
-                &pair.source,
-                Some(&mut from),
-                &pair.target,
-                Some(&mut to),
-                len as usize,
-            );
-            match shared {
-                Ok(done @ 1..) => return Ok((done as u64, None)),
-                Ok(0) | Err(Errno::INTR | Errno::AGAIN) => {}
-                // Not possible here, or an error of either side: the plain copy finds out which.
-                Err(_) => self.context.reflink = false,
+    /// Gives the bytes at the begin of `range` that the copy shares with the source now, or None where they can't be shared.
+    fn share(&mut self, pair: &Pair, range: Range<u64>) -> Option<u64> {
+        if !self.context.reflink {
+            return None;
+        }
+        self.context.digests.forget(pair.slot, range.clone());
+        let (mut from, mut to) = (range.start, range.start);
+        let shared = rustix::fs::copy_file_range(
+            &pair.source,
+            Some(&mut from),
+            &pair.target,
+            Some(&mut to),
+            (range.end - range.start) as usize,
+        );
+        match shared {
+            Ok(done @ 1..) => Some(done as u64),
+            Ok(0) | Err(Errno::INTR | Errno::AGAIN) => None,
+            // Not possible here, or an error of either side: the plain copy finds out which.
+            Err(_) => {
+                self.context.reflink = false;
+                None
             }
         }
-        self.copy_through_buffer(pair, at, len)
-            .map(|(done, crc)| (done, Some(crc)))
     }
 
     fn copy_through_buffer(
         &mut self,
         pair: &Pair,
-        at: u64,
-        len: u64,
-    ) -> Result<(u64, u32), CopyError> {
-        let (mut done, mut crc) = (0, 0);
-        let cached = is_cached(&pair.source, at);
-        while done < len {
-            let offset = at + done;
-            let wanted = (len - done).min(AlignedBuffer::LEN as u64) as usize;
-            let buffer = &mut self.buffer.bytes()[..wanted];
-            let direct = pair
-                .direct_source
-                .as_ref()
-                .filter(|_| !cached && is_aligned(offset, wanted));
-            let got = read_some(direct.unwrap_or(&pair.source), buffer, offset)
-                .or_else(|_| read_some(&pair.source, buffer, offset))
-                .map_err(CopyError::Source)?;
-            if got == 0 {
-                break;
-            }
-            let bytes = &buffer[..got];
-            crc = crc32c::crc32c_append(crc, bytes);
-            write(pair, bytes, offset).map_err(CopyError::Target)?;
-            done += got as u64;
-        }
-        Ok((done, crc))
+        range: Range<u64>,
+        resident: &Resident,
+    ) -> Result<u64, CopyError> {
+        let at = range.start;
+        // Ends where a buffer of the range's neighbours would, so that the next begins aligned.
+        let buffer_len = AlignedBuffer::LEN as u64;
+        let len = (buffer_len - at % buffer_len).min(range.end - at);
+        let buffer = &mut self.buffer.bytes()[..len as usize];
+        let got = pair.read(buffer, at, resident).map_err(CopyError::Source)?;
+        let bytes = &buffer[..got];
+        self.context.digests.forget(pair.slot, at..at + got as u64);
+        pair.write(bytes, at).map_err(CopyError::Target)?;
+        self.context.digests.note(pair.slot, at, bytes);
+        Ok(got as u64)
     }
 }
 
@@ -213,22 +230,6 @@ fn read_some(source: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
             result => return result,
         }
     }
-}
-
-fn write(pair: &Pair, bytes: &[u8], at: u64) -> io::Result<()> {
-    let direct = pair
-        .direct_target
-        .as_ref()
-        .filter(|_| is_aligned(at, bytes.len()));
-    if let Some(direct) = direct {
-        match direct.write_all_at(bytes, at) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-            result => return result,
-        }
-    }
-    pair.target.write_all_at(bytes, at)?;
-    start_write_back(&pair.target, at, bytes.len() as u64);
-    Ok(())
 }
 
 /// Lets the kernel begin to write the range out, so that dirty pages don't pile up until the final sync.
@@ -285,7 +286,7 @@ mod tests {
                 self.target.try_clone().unwrap(),
             );
             let pair = Pair::new(1, source, target, range.end - range.start);
-            let copied = Copier::new(context).copy(&pair, range)?;
+            let copied = Copier::new(context).unwrap().copy(&pair, range)?;
             pair.match_size(&self.digests).unwrap();
             Ok(copied)
         }
@@ -341,6 +342,28 @@ mod tests {
                 (u64::from(len), crc32c::crc32c(&bytes))
             );
         }
+    }
+
+    #[test]
+    fn what_is_in_the_page_cache_is_told_without_bringing_anything_there() {
+        let files = files();
+        let len = 3 << 20;
+        files.source.write_all_at(&vec![1; len], 0).unwrap();
+        files.source.sync_all().unwrap();
+        let range = 4096..len as u64;
+        let cached = Resident::of(&files.source, &range);
+        assert!(cached.has(4096, len - 4096) && cached.has(1 << 20, 777));
+        assert!(!cached.has(0, 4096) && !cached.has(8192, len));
+        let dropped = rustix::fs::fadvise(&files.source, 0, None, Advice::DontNeed);
+        dropped.unwrap();
+        for _ in 0..2 {
+            let nothing = Resident::of(&files.source, &range);
+            assert!(!nothing.has(4096, 4096) && !nothing.has(1 << 20, len - (1 << 20)));
+        }
+        let mut page = [0; 4096];
+        files.source.read_exact_at(&mut page, 1 << 20).unwrap();
+        let some = Resident::of(&files.source, &range);
+        assert!(some.has(1 << 20, 4096) && !some.has(4096, len - 4096));
     }
 
     #[test]

@@ -181,7 +181,8 @@ impl Session {
         let stage = Arc::new(make_stage(&options)?);
         options.monitor.event(&Event::Phase(Phase::Attach));
         let segment = make_segment(&options, &link, &devices)?;
-        let digests: Arc<Digests> = Arc::default();
+        let total = counters.total_bytes.load(Ordering::Relaxed);
+        let digests = Arc::new(Digests::for_bytes(total));
         let reflink = stage.shares_blocks_with(&devices);
         let state = State {
             catalog: Catalog::new(scope),

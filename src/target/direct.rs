@@ -239,7 +239,7 @@ fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
         .create_new(true)
         .open(to)?;
     let pair = copy::Pair::new(0, source, target, len);
-    copy::Copier::new(context)
+    copy::Copier::new(context)?
         .copy(&pair, 0..u64::MAX)
         .map_err(|error| match error {
             copy::CopyError::Source(error) | copy::CopyError::Target(error) => error,
