@@ -140,7 +140,7 @@ impl Idle {
     /// not registered, and nothing was done; [`Call::enter`] looks again.
     #[inline(always)]
     pub fn enter() -> Option<Idle> {
-        let rendezvous = lifecycle::live().filter(|_| lifecycle::membarrier())?;
+        let rendezvous = lifecycle::live_unfenced()?;
         // SAFETY: null, or a slot in the rendezvous' mapping, which stays for good; a fork resets it to null.
         let slot: &'static FlightSlot = unsafe { thread().slot.get().as_ref() }?;
         let entered = slot.enter(true);
@@ -150,7 +150,7 @@ impl Idle {
         let idle = Idle { slot, entered };
         // Relaxed: as in `Call::enter`.
         let control = Control(rendezvous.control.word.load(Ordering::Relaxed));
-        (control.mode() == Mode::Idle).then_some(idle)
+        (control == Control::IDLE).then_some(idle)
     }
 }
 

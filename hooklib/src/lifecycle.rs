@@ -28,6 +28,8 @@ const REVIVING: u8 = 3;
 #[repr(align(64))]
 struct Process {
     rendezvous: AtomicPtr<Rendezvous>,
+    /// The same, or null where hooks keep a fence to themselves: all that the shortest path has to know, in one word.
+    unfenced: AtomicPtr<Rendezvous>,
     membarrier: AtomicBool,
     state: AtomicU8,
     /// Pid that the rendezvous is named after.
@@ -36,6 +38,7 @@ struct Process {
 
 static PROCESS: Process = Process {
     rendezvous: AtomicPtr::new(std::ptr::null_mut()),
+    unfenced: AtomicPtr::new(std::ptr::null_mut()),
     membarrier: AtomicBool::new(false),
     state: AtomicU8::new(INERT),
     pid: AtomicU32::new(0),
@@ -51,6 +54,15 @@ pub fn live() -> Option<&'static Rendezvous> {
     // Pairs with the release in `publish`.
     let rendezvous = PROCESS.rendezvous.load(Ordering::Acquire);
     // SAFETY: null, or a mapping that is never unmapped.
+    unsafe { rendezvous.as_ref() }
+}
+
+/// The rendezvous, if this process has one and the controller can put fences into its hooks.
+#[inline(always)]
+pub fn live_unfenced() -> Option<&'static Rendezvous> {
+    // Pairs with the release in `publish`.
+    let rendezvous = PROCESS.unfenced.load(Ordering::Acquire);
+    // SAFETY: as in `live`.
     unsafe { rendezvous.as_ref() }
 }
 
@@ -108,6 +120,9 @@ fn publish() -> Result<(), rustix::io::Errno> {
     };
     PROCESS.membarrier.store(made.membarrier, Ordering::Relaxed);
     PROCESS.pid.store(made.pid, Ordering::Relaxed);
+    if made.membarrier {
+        PROCESS.unfenced.store(made.address, Ordering::Release);
+    }
     PROCESS.rendezvous.store(made.address, Ordering::Release);
     PROCESS.state.store(LIVE, Ordering::Relaxed);
     rendezvous::announce(made.address);
@@ -153,9 +168,9 @@ unsafe extern "C" fn become_forked() {
     if PROCESS.state.load(Ordering::Relaxed) == INERT {
         return;
     }
-    PROCESS
-        .rendezvous
-        .store(std::ptr::null_mut(), Ordering::Relaxed);
+    for pointer in [&PROCESS.rendezvous, &PROCESS.unfenced] {
+        pointer.store(std::ptr::null_mut(), Ordering::Relaxed);
+    }
     PROCESS.pid.store(0, Ordering::Relaxed);
     bounce::forget();
     session::forget();

@@ -9,7 +9,7 @@
 //! Why a record can't be half taken: the consumer loads the commit word with acquire. Zero means "reserved, not published", and it stops there, even
 //! if later records are ready. Any other value was stored after the record's bytes were.
 //!
-//! Why a stale word can't be taken for a record: the consumer zeroes a record before it moves the head over it (release); a producer loads
+//! Why a stale word can't be taken for a record: the consumer zeroes a record before it tells a head behind it (release); a producer loads
 //! the head (acquire) before it uses the bytes. So every byte that a producer gets is zero, and a commit word is non-zero only if
 //! this lap's producer stored it, whatever bytes payloads of earlier laps held there.
 //!
@@ -178,11 +178,21 @@ pub enum Next {
     Damaged(u64),
 }
 
+/// The producers are told of room that was given back when it comes to this part of the log.
+const GIVE_BACK_PART: u64 = 64;
+
 /// Consumer side; there is one.
+///
+/// It looks at the tail only when it has taken all below the one that it knows, and stores the head now and then: every access to these two words
+/// takes them away from the processors of those who append.
 pub struct LogReader<'s, M> {
     header: &'s SegmentHeader,
     memory: M,
     head: u64,
+    /// As the producers know it: what lies below was zeroed.
+    told_head: u64,
+    /// At most what the tail is by now.
+    known_tail: u64,
 }
 
 impl<'s, M: RingMemory> LogReader<'s, M> {
@@ -192,13 +202,19 @@ impl<'s, M: RingMemory> LogReader<'s, M> {
             header,
             memory,
             head,
+            told_head: head,
+            known_tail: head,
         }
     }
 
     /// Takes the record at the head: its header, and its body into `body`.
     pub fn next(&mut self, body: &mut Vec<u8>) -> (Next, Header) {
         let none = Header::default();
-        if self.head == self.tail() {
+        if self.head == self.known_tail {
+            self.known_tail = self.tail();
+        }
+        if self.head == self.known_tail {
+            self.tell_head();
             return (Next::Empty, none);
         }
         let capacity = self.memory.capacity();
@@ -206,6 +222,7 @@ impl<'s, M: RingMemory> LogReader<'s, M> {
         // Pairs with the release in `Reservation::publish`.
         let commit = self.memory.commit_word(at).load(Ordering::Acquire);
         if commit == 0 {
+            self.tell_head();
             return (Next::Unpublished(self.head), none);
         }
         let len = (commit & 0xffff_ffff) as usize;
@@ -235,12 +252,19 @@ impl<'s, M: RingMemory> LogReader<'s, M> {
         self.give_back(at, len);
         let taken = self.head;
         self.head += len as u64;
-        // Pairs with the acquire in `LogWriter::reserve`: the zeros come first.
-        self.header
-            .head
-            .position
-            .store(self.head, Ordering::Release);
+        if self.head - self.told_head >= capacity as u64 / GIVE_BACK_PART {
+            self.tell_head();
+        }
         (Next::Taken(taken), header)
+    }
+
+    fn tell_head(&mut self) {
+        if self.told_head != self.head {
+            // Pairs with the acquire in `LogWriter::reserve`: the zeros come first.
+            let told = &self.header.head.position;
+            told.store(self.head, Ordering::Release);
+            self.told_head = self.head;
+        }
     }
 
     fn get(&self, at: usize, target: &mut [u8]) {

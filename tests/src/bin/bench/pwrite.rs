@@ -20,6 +20,7 @@ use crate::measure::median;
 use crate::plan::Plan;
 
 const LOG_BYTES: u64 = 64 << 20;
+const PAUSE: Duration = Duration::from_micros(100);
 const GRACE_BOUND: Duration = Duration::from_secs(10);
 
 /// For each other process.
@@ -302,7 +303,8 @@ fn drain(segment: &Segment, done: &AtomicBool) {
         match reader.next(&mut body).0 {
             Next::Taken(_) => {}
             _ if done.load(Ordering::Relaxed) => return,
-            _ => std::thread::yield_now(),
+            // As the session's reader does.
+            _ => std::thread::sleep(PAUSE),
         }
     }
 }
