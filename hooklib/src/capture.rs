@@ -11,7 +11,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use engine::capture_log::{Control, FileId, LostReason, Mode, Record};
 use libc::{iovec, ssize_t};
-use rustix::fs::{FileType, OFlags, Stat};
+use rustix::fs::{AtFlags, FileType, OFlags, Stat, Statx, StatxFlags};
 use rustix::io::Errno;
 
 use crate::bounce::Bounce;
@@ -44,7 +44,15 @@ impl<'c> Capture<'c> {
 
     /// The file behind `fd`, if it is one that the session watches.
     pub fn file(&self, fd: c_int) -> Option<FileId> {
-        self.identify(&stat(fd)?)
+        let Some(seen) = look(fd, StatxFlags::TYPE | StatxFlags::INO) else {
+            return self.identify(&stat(fd)?);
+        };
+        let device = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
+        let is_regular = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::RegularFile;
+        (is_regular && session::watches(device)).then_some(FileId {
+            device,
+            inode: seen.stx_ino,
+        })
     }
 
     /// As [`Capture::file`], if its changes go into the log under locks that give them the files' order.
@@ -210,6 +218,23 @@ pub fn stat(fd: c_int) -> Option<Stat> {
     // SAFETY: not -1; the descriptor is used in this call only, where one that is closed makes it fail.
     let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })?;
     rustix::fs::fstat(fd).ok()
+}
+
+/// Only what is asked for: since Linux 6.13 a file system that is asked for a file's times, as fstat does, gives the next write a time of its own, and
+/// writes the inode for it. None where that can't be asked.
+fn look(fd: c_int, wanted: StatxFlags) -> Option<Statx> {
+    // SAFETY: as in `stat`.
+    let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })?;
+    let seen = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    (seen.stx_mask & wanted.bits() == wanted.bits()).then_some(seen)
+}
+
+/// Bytes of an open file.
+pub fn size(fd: c_int) -> Option<u64> {
+    match look(fd, StatxFlags::SIZE) {
+        Some(seen) => Some(seen.stx_size),
+        None => stat(fd).and_then(|stat| u64::try_from(stat.st_size).ok()),
+    }
 }
 
 pub fn is_regular(stat: &Stat) -> bool {

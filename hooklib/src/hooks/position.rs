@@ -13,7 +13,9 @@ use rustix::fs::{OFlags, SeekFrom};
 
 use super::write::many;
 use crate::bounce::Bounce;
-use crate::capture::{Buffers, Capture, is_regular, open_flags, recorded, stat, unregistered};
+use crate::capture::{
+    Buffers, Capture, is_regular, open_flags, recorded, size, stat, unregistered,
+};
 use crate::inflight::Call;
 use crate::real::RealCall;
 use crate::{lifecycle, locks};
@@ -30,8 +32,7 @@ pub fn advancing(
     on_captured(
         fd,
         || real(given.get()),
-        |capture, real| {
-            let Some(file) = capture.file(fd) else { return };
+        |capture, file, real| {
             if capture.nested() {
                 if let Some(1..) = real.run() {
                     capture.opaque(file);
@@ -49,15 +50,15 @@ pub fn advancing(
 fn on_captured<F: FnOnce() -> ssize_t>(
     fd: c_int,
     real: F,
-    note: impl FnOnce(&Capture<'_>, &RealCall<ssize_t, F>),
+    note: impl FnOnce(&Capture<'_>, FileId, &RealCall<ssize_t, F>),
 ) -> ssize_t {
     let mut seen = lifecycle::control();
     if seen.mode() != engine::capture_log::Mode::Idle
         && let Some(call) = Call::enter()
     {
         seen = call.control();
-        if Capture::of(&call).is_some_and(|capture| capture.file(fd).is_some()) {
-            return recorded(&call, -1, real, note);
+        if let Some(file) = Capture::of(&call).and_then(|capture| capture.file(fd)) {
+            return recorded(&call, -1, real, |capture, real| note(capture, file, real));
         }
     }
     if lifecycle::forked() {
@@ -151,10 +152,6 @@ fn tell(fd: c_int) -> Option<u64> {
     rustix::fs::seek(fd, SeekFrom::Current(0)).ok()
 }
 
-fn size(fd: c_int) -> Option<u64> {
-    stat(fd).and_then(|stat| u64::try_from(stat.st_size).ok())
-}
-
 /// A copy inside the kernel, to the file position or to the offset at `offset`.
 pub fn copied(
     from: c_int,
@@ -179,8 +176,7 @@ pub fn copied(
     if offset.is_null() {
         return advancing(to, Buffers::Kernel, false, true, |_| real());
     }
-    on_captured(to, real, |capture, real| {
-        let Some(file) = capture.file(to) else { return };
+    on_captured(to, real, |capture, file, real| {
         let Some(copied @ 1..) = real.run() else {
             return;
         };
