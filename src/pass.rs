@@ -320,7 +320,7 @@ mod tests {
         let source = dir.path().join("source");
         std::fs::create_dir(&source).unwrap();
         let work = work_for(&source, "a", b"hello");
-        std::fs::rename(source.join("a"), source.join("b")).unwrap();
+        std::fs::rename(source.join("a"), dir.path().join("a")).unwrap();
         let (stage, book) = (
             Stage::create(&dir.path().join("t")).unwrap(),
             Book::default(),
@@ -329,6 +329,25 @@ mod tests {
         assert_eq!(outcome.moved_files, 1);
         assert_eq!(*book.back.lock(), [Extents::whole()]);
         assert_eq!(*book.copied.lock(), 0);
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_is_found_beside_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let work = work_for(&source, "a", b"hello");
+        let slot = work.slot;
+        std::fs::rename(source.join("a"), source.join("b")).unwrap();
+        // Another file under the old name is not it.
+        std::fs::write(source.join("a"), "other").unwrap();
+        let (stage, book) = (
+            Stage::create(&dir.path().join("t")).unwrap(),
+            Book::default(),
+        );
+        let outcome = run(&stage, &book, vec![work]).unwrap();
+        assert_eq!((outcome.moved_files, *book.copied.lock()), (0, 1));
+        assert_eq!(std::fs::read(stage.slot_path(slot)).unwrap(), b"hello");
     }
 
     #[test]

@@ -301,8 +301,35 @@ pub enum OpenError {
     Io(#[from] io::Error),
 }
 
-/// Opens `path` for reading if it still is `file`.
+/// A file that is renamed again and again is followed so often.
+const CHASE_COUNT_MAX: u32 = 16;
+
+/// Opens `file` for reading, which was at `path` and still is in that directory.
 pub fn open(path: &Path, file: FileId) -> Result<(File, Traits, Attributes), OpenError> {
+    let mut found = open_at(path, file);
+    for _ in 0..CHASE_COUNT_MAX {
+        // What the log says of its name may be long past by now.
+        let moved = matches!(found, Err(OpenError::Moved));
+        let Some(name) = moved.then(|| name_beside(path, file)).flatten() else {
+            break;
+        };
+        found = open_at(&path.with_file_name(name), file);
+    }
+    found
+}
+
+/// A name that the file has in the directory of `path`, if it has one.
+fn name_beside(path: &Path, file: FileId) -> Option<OsString> {
+    let directory = open_directory(rustix::fs::CWD, path.parent()?.as_os_str()).ok()?;
+    let mut items = Dir::read_from(directory).ok()?;
+    items.find_map(|item| {
+        let item = item.ok().filter(|item| item.ino() == file.inode)?;
+        Some(OsStr::from_bytes(item.file_name().to_bytes()).to_os_string())
+    })
+}
+
+/// Opens `path` for reading if it still is `file`.
+fn open_at(path: &Path, file: FileId) -> Result<(File, Traits, Attributes), OpenError> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
     let opened = rustix::fs::open(path, flags, Mode::empty()).or_else(|errno| match errno {
         // O_NOATIME is for the file's owner and root.
