@@ -462,9 +462,13 @@ impl Session {
             // Names moved during the audit in a way that only a scan tells, so it explains nothing and accuses nobody.
             return Ok(Some(why.into()));
         }
+        if let Some(path) = audit::mapped_for_writing(&core)? {
+            // Which explains changes without a record, too.
+            let path = path.display();
+            return Ok(Some(format!("{path} is mapped for writing by the server")));
+        }
         match unexplained.first() {
-            None => Ok(audit::mapped_for_writing(&core)?
-                .map(|path| format!("{} is mapped for writing by the server", path.display()))),
+            None => Ok(None),
             Some(path) if self.stats.returns + 1 >= RETURN_COUNT_MAX => {
                 Err(SessionError::Unexplained {
                     count: unexplained.len(),
