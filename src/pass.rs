@@ -351,6 +351,22 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_with_the_inode_of_a_file_that_is_gone_is_not_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir_all(source.join("beside")).unwrap();
+        let mut work = work_for(&source, "a", b"hello");
+        let inode = std::os::unix::fs::MetadataExt::ino(&source.join("beside").metadata().unwrap());
+        work.file.inode = inode;
+        let (stage, book) = (
+            Stage::create(&dir.path().join("t")).unwrap(),
+            Book::default(),
+        );
+        let outcome = run(&stage, &book, vec![work]).unwrap();
+        assert_eq!(outcome.moved_files, 1);
+    }
+
+    #[test]
     fn a_failed_copy_puts_its_extents_back() {
         let dir = tempfile::tempdir().unwrap();
         let source = dir.path().join("source");

@@ -330,7 +330,9 @@ fn name_beside(path: &Path, file: FileId) -> Option<OsString> {
 
 /// Opens `path` for reading if it still is `file`.
 fn open_at(path: &Path, file: FileId) -> Result<(File, Traits, Attributes), OpenError> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME;
+    // Whatever has the name by now, a pipe even, opening it does not wait.
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOATIME | OFlags::NONBLOCK;
     let opened = rustix::fs::open(path, flags, Mode::empty()).or_else(|errno| match errno {
         // O_NOATIME is for the file's owner and root.
         Errno::PERM => rustix::fs::open(path, flags.difference(OFlags::NOATIME), Mode::empty()),
@@ -338,12 +340,16 @@ fn open_at(path: &Path, file: FileId) -> Result<(File, Traits, Attributes), Open
     });
     let handle = match opened {
         Ok(handle) => handle,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Err(OpenError::Moved),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => {
+            return Err(OpenError::Moved);
+        }
         Err(errno) => return Err(OpenError::Io(errno.into())),
     };
     let stat =
         rustix::fs::statx(&handle, "", AtFlags::EMPTY_PATH, STATX).map_err(io::Error::from)?;
-    if file_id(&stat) != file {
+    // An inode is used again, for a directory perhaps.
+    let is_regular = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile;
+    if file_id(&stat) != file || !is_regular {
         return Err(OpenError::Moved);
     }
     Ok((File::from(handle), traits(&stat), attributes(&stat)))

@@ -50,6 +50,8 @@ pub enum LostReason {
     Unidentified = 3,
     /// More asynchronous writes in flight than the table holds; detail: size of the table.
     AioTableFull = 4,
+    /// The context of asynchronous writes was destroyed, as a server does when it ends, and nobody knows what was in flight; no detail.
+    AioContextDestroyed = 5,
 }
 
 impl LostReason {
@@ -59,6 +61,7 @@ impl LostReason {
             2 => Some(LostReason::NotMapped),
             3 => Some(LostReason::Unidentified),
             4 => Some(LostReason::AioTableFull),
+            5 => Some(LostReason::AioContextDestroyed),
             _ => None,
         }
     }

@@ -69,6 +69,14 @@ pub enum SessionError {
     Failed,
 }
 
+impl SessionError {
+    /// What shows when a server is about to end, shortly before it does.
+    pub(super) fn is_perhaps_the_end(&self) -> bool {
+        let ends = LostReason::AioContextDestroyed as u32;
+        matches!(self, SessionError::Lost { reason, .. } if *reason == ends)
+    }
+}
+
 fn describe(reason: u32, detail: u64) -> String {
     let errno = || std::io::Error::from_raw_os_error(detail as i32);
     match LostReason::from_number(reason) {
@@ -81,6 +89,9 @@ fn describe(reason: u32, detail: u64) -> String {
         }
         Some(LostReason::AioTableFull) => {
             format!("more than {detail} asynchronous writes were in flight")
+        }
+        Some(LostReason::AioContextDestroyed) => {
+            "asynchronous writes may have been in flight when their context was destroyed".into()
         }
         None => format!("unknown reason {reason}, detail {detail}"),
     }

@@ -49,6 +49,9 @@ const SCAN_COUNT_MAX: u32 = 64;
 const FOLLOW_COUNT_MAX: u32 = 256;
 /// The same, of what comes up between the payload phase and a cut.
 const CATCH_UP_COUNT_MAX: u32 = 8;
+/// How long a server that destroys its asynchronous contexts is given to end, and how often that is looked at.
+const END_BOUND: Duration = Duration::from_secs(10);
+const END_INTERVAL: Duration = Duration::from_millis(20);
 /// Times that the payload phase may be left again.
 const RETURN_COUNT_MAX: u32 = 8;
 
@@ -251,10 +254,16 @@ impl Session {
     /// What an error came of: the end of the server shows in many ways, in the log, in its connections, below /proc.
     pub fn explained(&self, error: SessionError) -> SessionError {
         let pid = self.core.options.pid;
-        if link::is_running(pid, self.start_time_ticks) {
-            error
-        } else {
-            SessionError::ServerGone { pid }
+        let is_running = || link::is_running(pid, self.start_time_ticks);
+        if error.is_perhaps_the_end() {
+            let deadline = Instant::now() + END_BOUND;
+            while is_running() && Instant::now() < deadline {
+                std::thread::sleep(END_INTERVAL);
+            }
+        }
+        match is_running() {
+            true => error,
+            false => SessionError::ServerGone { pid },
         }
     }
 

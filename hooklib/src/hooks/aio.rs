@@ -17,7 +17,6 @@ use engine::capture_log::layout::{AIO_SLOT_COUNT, AIO_SLOTS_OFFSET, AioSlot, Ren
 use engine::capture_log::{FileId, LostReason};
 use libc::{c_int, c_long, timespec};
 use rustix::fs::OFlags;
-use rustix::io::Errno;
 
 use super::write::many;
 use crate::bounce::peek;
@@ -275,7 +274,7 @@ fn note_destroyed(context: u64, untracked: bool) {
             || (),
             |capture, _| {
                 if untracked {
-                    capture.lose(Errno::CANCELED);
+                    capture.lose_to(LostReason::AioContextDestroyed, 0);
                 }
                 // Whether they were done, and how much of them, nobody knows.
                 for file in ending().map(|(_, claimed)| claimed.get()) {
