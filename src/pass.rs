@@ -274,6 +274,15 @@ mod tests {
         }
     }
 
+    /// A directory with a source in it, which is empty, and a stage beside it.
+    fn ground() -> (tempfile::TempDir, PathBuf, Stage, Book) {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let stage = Stage::create(&dir.path().join("t")).unwrap();
+        (dir, source, stage, Book::default())
+    }
+
     fn run(stage: &Stage, book: &Book, work: Vec<Work>) -> Result<PassOutcome, PassError> {
         let (throttle, digests) = (Throttle::new(0), Digests::default());
         let pass = Pass {
@@ -316,15 +325,9 @@ mod tests {
 
     #[test]
     fn a_file_that_moved_stays_dirty() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
+        let (dir, source, stage, book) = ground();
         let work = work_for(&source, "a", b"hello");
         std::fs::rename(source.join("a"), dir.path().join("a")).unwrap();
-        let (stage, book) = (
-            Stage::create(&dir.path().join("t")).unwrap(),
-            Book::default(),
-        );
         let outcome = run(&stage, &book, vec![work]).unwrap();
         assert_eq!(outcome.moved_files, 1);
         assert_eq!(*book.back.lock(), [Extents::whole()]);
@@ -333,18 +336,12 @@ mod tests {
 
     #[test]
     fn a_file_that_was_renamed_is_found_beside_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
+        let (_dir, source, stage, book) = ground();
         let work = work_for(&source, "a", b"hello");
         let slot = work.slot;
         std::fs::rename(source.join("a"), source.join("b")).unwrap();
         // Another file under the old name is not it.
         std::fs::write(source.join("a"), "other").unwrap();
-        let (stage, book) = (
-            Stage::create(&dir.path().join("t")).unwrap(),
-            Book::default(),
-        );
         let outcome = run(&stage, &book, vec![work]).unwrap();
         assert_eq!((outcome.moved_files, *book.copied.lock()), (0, 1));
         assert_eq!(std::fs::read(stage.slot_path(slot)).unwrap(), b"hello");
@@ -352,30 +349,19 @@ mod tests {
 
     #[test]
     fn a_directory_with_the_inode_of_a_file_that_is_gone_is_not_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir_all(source.join("beside")).unwrap();
+        let (_dir, source, stage, book) = ground();
+        std::fs::create_dir(source.join("beside")).unwrap();
         let mut work = work_for(&source, "a", b"hello");
         let inode = std::os::unix::fs::MetadataExt::ino(&source.join("beside").metadata().unwrap());
         work.file.inode = inode;
-        let (stage, book) = (
-            Stage::create(&dir.path().join("t")).unwrap(),
-            Book::default(),
-        );
         let outcome = run(&stage, &book, vec![work]).unwrap();
         assert_eq!(outcome.moved_files, 1);
     }
 
     #[test]
     fn a_failed_copy_puts_its_extents_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
+        let (_dir, source, stage, book) = ground();
         let work = work_for(&source, "a", b"hello");
-        let (stage, book) = (
-            Stage::create(&dir.path().join("t")).unwrap(),
-            Book::default(),
-        );
         std::fs::remove_dir_all(stage.path()).unwrap();
         assert!(matches!(
             run(&stage, &book, vec![work]),
@@ -386,14 +372,8 @@ mod tests {
 
     #[test]
     fn a_copy_takes_content_and_size() {
-        let dir = tempfile::tempdir().unwrap();
-        let source = dir.path().join("source");
-        std::fs::create_dir(&source).unwrap();
+        let (_dir, source, stage, book) = ground();
         let work = work_for(&source, "a", b"hello");
-        let (stage, book) = (
-            Stage::create(&dir.path().join("t")).unwrap(),
-            Book::default(),
-        );
         stage
             .open_slot(1)
             .unwrap()
