@@ -475,7 +475,7 @@ fn a_session_in_which_an_older_context_is_destroyed_is_lost() {
     let session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
     assert_eq!(victim.act("aio_destroy"), 0);
     let lost = session.segment.reader().lost();
-    let reason = LostReason::Unidentified as u32;
+    let reason = LostReason::AioContextDestroyed as u32;
     assert_eq!(lost.map(|(reason, _)| reason), Some(reason));
 }
 
