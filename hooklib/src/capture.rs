@@ -47,12 +47,12 @@ impl<'c> Capture<'c> {
         let Some(seen) = look(fd, StatxFlags::TYPE | StatxFlags::INO) else {
             return self.identify(&stat(fd)?);
         };
-        let device = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
-        let is_regular = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::RegularFile;
-        (is_regular && session::watches(device)).then_some(FileId {
-            device,
+        let file = FileId {
+            device: rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor),
             inode: seen.stx_ino,
-        })
+        };
+        let is_regular = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::RegularFile;
+        (is_regular && self.watches(file)).then_some(file)
     }
 
     /// As [`Capture::file`], if its changes go into the log under locks that give them the files' order.
@@ -214,18 +214,20 @@ impl Buffers {
     }
 }
 
+/// A descriptor of the program's, for one system call.
+fn borrowed<'call>(fd: c_int) -> Option<BorrowedFd<'call>> {
+    // SAFETY: not -1; the descriptor is used in one call only, where one that is closed makes it fail.
+    (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
+}
+
 pub fn stat(fd: c_int) -> Option<Stat> {
-    // SAFETY: not -1; the descriptor is used in this call only, where one that is closed makes it fail.
-    let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })?;
-    rustix::fs::fstat(fd).ok()
+    rustix::fs::fstat(borrowed(fd)?).ok()
 }
 
 /// Only what is asked for: since Linux 6.13 a file system that is asked for a file's times, as fstat does, gives the next write a time of its own, and
 /// writes the inode for it. None where that can't be asked.
 fn look(fd: c_int, wanted: StatxFlags) -> Option<Statx> {
-    // SAFETY: as in `stat`.
-    let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })?;
-    let seen = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
+    let seen = rustix::fs::statx(borrowed(fd)?, c"", AtFlags::EMPTY_PATH, wanted).ok()?;
     (seen.stx_mask & wanted.bits() == wanted.bits()).then_some(seen)
 }
 
@@ -243,9 +245,8 @@ pub fn is_regular(stat: &Stat) -> bool {
 
 /// Status flags of an open file; empty if they can't be had.
 pub fn open_flags(fd: c_int) -> OFlags {
-    // SAFETY: as in `stat`.
-    let fd = (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) });
-    fd.and_then(|fd| rustix::fs::fcntl_getfl(fd).ok())
+    borrowed(fd)
+        .and_then(|fd| rustix::fs::fcntl_getfl(fd).ok())
         .unwrap_or(OFlags::empty())
 }
 

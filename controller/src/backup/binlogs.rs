@@ -179,11 +179,11 @@ impl Location {
             0
         };
         let mut found = scan(&last.file, lower)?;
-        let is_left_out = |found: &Scan| {
-            let needed = found.checkpoint.as_deref();
-            needed.is_some_and(|needed| !present.contains(needed))
+        let left_out = |found: &Scan| {
+            let needed = found.checkpoint.clone();
+            needed.filter(|needed| !present.contains(needed.as_str()))
         };
-        if is_left_out(&found) {
+        if left_out(&found).is_some() {
             // A later one may need less.
             found = scan(&last.file, 0)?;
         }
@@ -200,11 +200,9 @@ impl Location {
                 after: after.clone(),
             });
         }
-        match found.checkpoint {
-            Some(needed) if !present.contains(needed.as_str()) => {
-                Err(BinlogError::LeftOut { needed })
-            }
-            _ => Ok(Some(Coordinates {
+        match left_out(&found) {
+            Some(needed) => Err(BinlogError::LeftOut { needed }),
+            None => Ok(Some(Coordinates {
                 file: last.file.clone(),
                 offset: found.end,
             })),
