@@ -8,7 +8,7 @@ use std::path::Path;
 use super::binlogs::{BinlogError, Location};
 use super::cut::Readings;
 use super::roots::Roots;
-use crate::binlog::{self, GtidSet};
+use crate::binlog::{self, GtidSet, Known};
 use crate::server::Coordinates;
 
 /// What the server does with GTIDs.
@@ -35,13 +35,15 @@ pub fn position(
     let index = stage.join(location.index_place(roots).ok_or_else(missing)?);
     let file = last_listed(&index)?.ok_or_else(missing)?;
     let directory = location.place(roots).ok_or_else(missing)?;
-    // All before the first reading was whole then: only GTIDs are of interest there.
-    let skip_to = match gtids.off && file == before.file {
-        true => before.offset,
-        false => 0,
-    };
     let path = stage.join(directory.with_file_name(&file));
-    let end = binlog::end(&path, skip_to)?;
+    let source = location.path(&file);
+    // All before the first reading was whole then: only GTIDs are of interest there.
+    let known = (file == before.file).then_some(Known {
+        end: before.offset,
+        without_gtids: gtids.off,
+        source: &source,
+    });
+    let end = binlog::end(&path, known)?;
     let found = Coordinates {
         file,
         offset: end.offset,

@@ -101,6 +101,11 @@ impl Location {
         roots.place(&self.index)
     }
 
+    /// A binlog of the server's.
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.directory.join(file)
+    }
+
     pub fn place(&self, roots: &Roots) -> Option<PathBuf> {
         roots.place(&self.directory.join(&self.base))
     }

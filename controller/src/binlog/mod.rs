@@ -12,7 +12,8 @@
 mod gtid_set;
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::io::{BufReader, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use mysql::binlog::events::{
@@ -25,6 +26,8 @@ pub use gtid_set::{Gtid, GtidSet};
 const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
 const MAGIC_ENCRYPTED: [u8; 4] = [0xfd, b'b', b'i', b'n'];
 const HEADER_LEN: u64 = 19;
+/// Bytes at either end of what is known, by which a binlog is told from another of its name.
+const COMPARED_LEN: usize = 64 << 10;
 
 /// Where a binlog ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,14 +59,64 @@ pub enum BinlogError {
     },
 }
 
-/// Reads the binlog `path` to its end. What lies between its head and `skip_to`, which is the end of a transaction, is not looked at: nothing there may
-/// have a GTID.
-pub fn end(path: &Path, skip_to: u64) -> Result<End, BinlogError> {
+/// What is known of the begin of a binlog that is a copy.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'k> {
+    /// The end of a transaction. All before it is whole.
+    pub end: u64,
+    /// Nothing before that has a GTID.
+    pub without_gtids: bool,
+    /// The server's own file. What it wrote a while ago is in the page cache there, and in the copy it is not.
+    pub source: &'k Path,
+}
+
+impl Known<'_> {
+    /// The GTIDs before `end`; None if only the copy can tell.
+    fn gtids(&self, copy: &Path) -> Option<GtidSet> {
+        if self.without_gtids {
+            return Some(GtidSet::default());
+        }
+        // The server may have begun a new series of binlogs meanwhile.
+        if !self.is_that_of(copy).unwrap_or(false) {
+            return None;
+        }
+        let mut walk = Walk::open(self.source).ok()?;
+        walk.whole_to = self.end;
+        walk.end.size = self.end;
+        while let Some(event) = walk.next().ok()? {
+            walk.take(&event).ok()?;
+        }
+        (walk.end.offset == self.end).then_some(walk.end.gtids)
+    }
+
+    /// True if the source begins as the copy does, and has the same before the known end. Binlogs only grow.
+    fn is_that_of(&self, copy: &Path) -> std::io::Result<bool> {
+        let (source, copy) = (File::open(self.source)?, File::open(copy)?);
+        let len = self.end.min(COMPARED_LEN as u64) as usize;
+        for at in [0, self.end - len as u64] {
+            let (mut left, mut right) = (vec![0; len], vec![0; len]);
+            source.read_exact_at(&mut left, at)?;
+            copy.read_exact_at(&mut right, at)?;
+            if left != right {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Reads the binlog `path` to its end; what is known of its begin, if anything is, only as far as its GTIDs ask for it.
+pub fn end(path: &Path, known: Option<Known<'_>>) -> Result<End, BinlogError> {
+    let mut earlier = known.and_then(|known| known.gtids(path));
     let mut walk = Walk::open(path)?;
+    walk.whole_to = known.map_or(0, |known| known.end);
     while let Some(event) = walk.next()? {
         walk.take(&event)?;
-        if event.kind == EventType::PREVIOUS_GTIDS_EVENT as u8 {
-            walk.skip_to(skip_to)?;
+        if event.kind == EventType::PREVIOUS_GTIDS_EVENT as u8
+            && let Some(gtids) = earlier.take()
+        {
+            walk.step_to(walk.whole_to)?;
+            walk.end.gtids.merge(&gtids);
         }
     }
     Ok(walk.end)
@@ -81,6 +134,8 @@ struct Walk<'p> {
     path: &'p Path,
     reader: BufReader<File>,
     offset: u64,
+    /// Transactions before this are whole.
+    whole_to: u64,
     format: FormatDescriptionEvent<'static>,
     in_transaction: bool,
     /// Of the transaction that is under way.
@@ -111,6 +166,7 @@ impl<'p> Walk<'p> {
             path,
             reader,
             offset,
+            whole_to: 0,
             format: FormatDescriptionEvent::new(BinlogVersion::Version4),
             in_transaction: false,
             gtid: None,
@@ -122,11 +178,11 @@ impl<'p> Walk<'p> {
         })
     }
 
-    /// Goes on at `offset`, if that lies ahead.
-    fn skip_to(&mut self, offset: u64) -> Result<(), BinlogError> {
+    /// Goes on at the end of a transaction, if that lies ahead.
+    fn step_to(&mut self, offset: u64) -> Result<(), BinlogError> {
         if (self.offset..=self.end.size).contains(&offset) {
-            let sought = self.reader.seek(SeekFrom::Start(offset));
-            sought.map_err(|source| self.failed(source))?;
+            let stepped = self.reader.seek_relative((offset - self.offset) as i64);
+            stepped.map_err(|source| self.failed(source))?;
             self.offset = offset;
             self.end.offset = offset;
         }
@@ -191,7 +247,17 @@ impl<'p> Walk<'p> {
                 self.end.gtids = self.previous_gtids(found)?;
                 self.pass(found);
             }
-            GTID_EVENT | GTID_TAGGED_LOG_EVENT => self.gtid = Some(self.gtid(found)?),
+            GTID_EVENT | GTID_TAGGED_LOG_EVENT => {
+                let (gtid, len) = self.gtid(found)?;
+                let next = found.start + len;
+                // MySQL tells the length since 8.0.2.
+                if next > found.start && next <= self.whole_to {
+                    self.end.gtids.add(&gtid);
+                    self.step_to(next)?;
+                } else {
+                    self.gtid = Some(gtid);
+                }
+            }
             ANONYMOUS_GTID_EVENT => self.gtid = None,
             QUERY_EVENT => {
                 self.statement(found)?;
@@ -231,15 +297,18 @@ impl<'p> Walk<'p> {
         Ok(())
     }
 
-    fn gtid(&self, found: &Found) -> Result<Gtid, BinlogError> {
+    /// A transaction's GTID, and its bytes with this event, or 0 where that is not told.
+    fn gtid(&self, found: &Found) -> Result<(Gtid, u64), BinlogError> {
         let event = self.parse(found)?;
         let gtid = event.read_event::<GtidEvent>();
         let gtid = gtid.map_err(|error| self.damaged(found.start, error.to_string()))?;
-        Ok(Gtid {
+        let len = gtid.tx_length();
+        let gtid = Gtid {
             uuid: gtid.sid(),
             tag: gtid.tag().map_or(String::new(), |tag| tag.as_str().into()),
             number: gtid.gno(),
-        })
+        };
+        Ok((gtid, len))
     }
 
     fn previous_gtids(&self, found: &Found) -> Result<GtidSet, BinlogError> {

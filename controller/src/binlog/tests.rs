@@ -88,10 +88,34 @@ impl Script {
     }
 
     fn transaction(&mut self, number: u64) -> &mut Script {
-        self.gtid(number)
-            .query("BEGIN")
+        self.gtid(number).rest_of_transaction()
+    }
+
+    /// As MySQL writes it since 8.0.2: the GTID's event tells the length of all.
+    fn measured_transaction(&mut self, number: u64) -> &mut Script {
+        // Times since the epoch in 7 bytes each, then the length as one that does not fit into one byte.
+        let gtid_len = HEADER_LEN + 1 + 16 + 8 + 1 + 16 + 7 + 3 + self.footer_len();
+        let rest = Script::new(self.checksums).rest_of_transaction().len()
+            - Script::new(self.checksums).len();
+        let mut body = vec![1];
+        body.extend(SERVER);
+        body.extend(number.to_le_bytes());
+        body.push(2);
+        body.extend([0; 16]);
+        body.extend([0; 7]);
+        body.push(0xfc);
+        body.extend(((gtid_len + rest) as u16).to_le_bytes());
+        self.event(GTID, &body).rest_of_transaction()
+    }
+
+    fn rest_of_transaction(&mut self) -> &mut Script {
+        self.query("BEGIN")
             .event(WRITE_ROWS, &[7; 300])
             .event(XID, &[9; 8])
+    }
+
+    fn footer_len(&self) -> u64 {
+        if self.checksums { 4 } else { 0 }
     }
 
     fn len(&self) -> u64 {
@@ -112,14 +136,35 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-fn end_behind(bytes: &[u8], skip_to: u64) -> Result<End, BinlogError> {
+fn file_of(bytes: &[u8]) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), bytes).unwrap();
-    end(file.path(), skip_to)
+    file
 }
 
 fn end_of(bytes: &[u8]) -> Result<End, BinlogError> {
-    end_behind(bytes, 0)
+    end(file_of(bytes).path(), None)
+}
+
+/// Of a binlog that has no GTIDs up to there.
+fn end_behind(bytes: &[u8], known_end: u64) -> Result<End, BinlogError> {
+    let known = Known {
+        end: known_end,
+        without_gtids: true,
+        source: Path::new("/nowhere"),
+    };
+    end(file_of(bytes).path(), Some(known))
+}
+
+/// Of a copy, with the server's own file beside it.
+fn end_beside(copy: &[u8], source: &[u8], known_end: u64) -> Result<End, BinlogError> {
+    let source = file_of(source);
+    let known = Known {
+        end: known_end,
+        without_gtids: false,
+        source: source.path(),
+    };
+    end(file_of(copy).path(), Some(known))
 }
 
 fn numbers(end: &End) -> String {
@@ -256,6 +301,54 @@ fn what_is_skipped_is_not_looked_at_and_what_follows_is() {
     assert!(not_skipped.offset < skip_to);
     let nothing_follows = end_behind(&script.bytes[..skip_to as usize], skip_to).unwrap();
     assert_eq!(nothing_follows.offset, skip_to);
+}
+
+/// More transactions than are compared at both ends, with their lengths told, and the end of each.
+fn many_transactions() -> (Script, Vec<u64>) {
+    let mut script = Script::new(true);
+    script.previous(1, 1);
+    let ends = (2..900).map(|number| script.measured_transaction(number).len());
+    let ends = ends.collect();
+    (script, ends)
+}
+
+#[test]
+fn gtids_of_a_known_begin_are_those_of_the_servers_own_file() {
+    let (mut source, ends) = many_transactions();
+    let known_end = *ends.last().unwrap();
+    let middle = ends[440] as usize;
+    source.measured_transaction(900);
+    let mut copy = source.bytes.clone();
+    copy[middle - 900..middle + 900].fill(0xff);
+    // Rows of the source are stepped over.
+    source.bytes[middle - 100..middle - 60].fill(0xff);
+    let end = end_beside(&copy, &source.bytes, known_end).unwrap();
+    assert_eq!((end.offset, numbers(&end)), (source.len(), "1-900".into()));
+}
+
+#[test]
+fn another_binlog_of_that_name_tells_nothing_of_the_copy() {
+    let (copy, ends) = many_transactions();
+    let known_end = ends[600];
+    for at in [40, known_end as usize - 40] {
+        let mut other = copy.bytes.clone();
+        other[at] ^= 1;
+        other[ends[300] as usize..ends[301] as usize].fill(0xff);
+        let end = end_beside(&copy.bytes, &other, known_end).unwrap();
+        assert_eq!((end.offset, numbers(&end)), (copy.len(), "1-899".into()));
+    }
+    let shorter = &copy.bytes[..ends[599] as usize];
+    let end = end_beside(&copy.bytes, shorter, known_end).unwrap();
+    assert_eq!(numbers(&end), "1-899");
+}
+
+#[test]
+fn a_source_that_is_damaged_leaves_it_to_the_copy() {
+    let (copy, ends) = many_transactions();
+    let mut source = copy.bytes.clone();
+    source[ends[300] as usize..ends[301] as usize].fill(0xff);
+    let end = end_beside(&copy.bytes, &source, ends[600]).unwrap();
+    assert_eq!((end.offset, numbers(&end)), (copy.len(), "1-899".into()));
 }
 
 #[test]
