@@ -122,7 +122,7 @@ pub struct ShowArgs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Binlogs {
-    /// Those that recovery needs: the last two, and what is written meanwhile
+    /// Those that recovery needs: the last one or two, and what is written meanwhile
     #[default]
     Needed,
     All,

@@ -8,15 +8,20 @@
 //! reported with the end of the last whole one.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
 
 const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
 const HEADER_LEN: usize = 19;
+/// MySQL: what was executed before; near the begin of each.
+const PREVIOUS_GTIDS: u8 = 35;
 /// MariaDB: names the binlog that recovery must begin with.
 const BINLOG_CHECKPOINT: u8 = 161;
 /// MariaDB: what follows is encrypted.
 const START_ENCRYPTION: u8 = 164;
+
+/// A binlog's own checkpoint follows when the transactions of the one before it are through, which is soon.
+const CHECKPOINT_WITHIN: u64 = 16 << 20;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
@@ -30,55 +35,120 @@ pub struct Scan {
     pub encrypted: bool,
 }
 
-/// Reads the binlog at `path` to its end. Where it names a checkpoint, what lies between the first of them and `skip_to`, which is the end of an
-/// event, is not looked at: of a gigabyte, only the last few events are of interest.
+/// Reads the binlog at `path` to its end. What lies between its head and `skip_to`, which is the end of an event, is not looked at: of a gigabyte, only the
+/// last few events are of interest.
 pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
-    let file = File::open(path)?;
-    let size = file.metadata()?.len();
-    let mut reader = BufReader::with_capacity(1 << 18, file);
-    let mut magic = [0; 4];
-    reader.read_exact(&mut magic)?;
-    if magic != MAGIC {
-        let message = "is no binlog that can be read (encrypted or damaged)";
-        return Err(std::io::Error::new(ErrorKind::InvalidData, message));
+    let mut events = Events::open(path)?;
+    let mut checkpoint = None;
+    let mut encrypted = false;
+    let mut is_head = true;
+    while let Some((kind, len)) = events.next()? {
+        let ends_head = match kind {
+            BINLOG_CHECKPOINT => {
+                checkpoint = Some(events.checkpoint(len)?);
+                true
+            }
+            START_ENCRYPTION => {
+                encrypted = true;
+                events.end = events.size;
+                break;
+            }
+            _ => {
+                events.pass(len)?;
+                kind == PREVIOUS_GTIDS
+            }
+        };
+        if is_head && ends_head {
+            is_head = false;
+            events.skip_to(skip_to)?;
+        }
     }
-    let mut scan = Scan {
-        size,
-        end: 4,
-        ..Scan::default()
-    };
-    while scan.end + HEADER_LEN as u64 <= size {
+    Ok(Scan {
+        size: events.size,
+        end: events.end,
+        checkpoint,
+        encrypted,
+    })
+}
+
+/// True if recovery that begins with the binlog at `path` needs none before it: MySQL's never does, MariaDB's does until a checkpoint names the binlog that it
+/// is in. Looked for in its first few MB.
+pub fn stands_alone(path: &Path) -> std::io::Result<bool> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let mut events = Events::open(path)?;
+    while let Some((kind, len)) = events.next()? {
+        match kind {
+            PREVIOUS_GTIDS => return Ok(true),
+            BINLOG_CHECKPOINT if events.checkpoint(len)? == name => return Ok(true),
+            BINLOG_CHECKPOINT => {}
+            START_ENCRYPTION => break,
+            _ if events.end > CHECKPOINT_WITHIN => break,
+            _ => events.pass(len)?,
+        }
+    }
+    Ok(false)
+}
+
+/// The events of a file, one after the other.
+struct Events {
+    reader: BufReader<File>,
+    size: u64,
+    /// End of the last whole event.
+    end: u64,
+}
+
+impl Events {
+    fn open(path: &Path) -> std::io::Result<Events> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let mut reader = BufReader::with_capacity(1 << 18, file);
+        let mut magic = [0; 4];
+        reader.read_exact(&mut magic)?;
+        if magic != MAGIC {
+            let message = "is no binlog that can be read (encrypted or damaged)";
+            return Err(std::io::Error::new(ErrorKind::InvalidData, message));
+        }
+        let end = magic.len() as u64;
+        Ok(Events { reader, size, end })
+    }
+
+    /// Type and length of the next event, if it is whole. Its body is then to be read or passed.
+    fn next(&mut self) -> std::io::Result<Option<(u8, u64)>> {
+        if self.end + HEADER_LEN as u64 > self.size {
+            return Ok(None);
+        }
         let mut header = [0; HEADER_LEN];
-        reader.read_exact(&mut header)?;
+        self.reader.read_exact(&mut header)?;
         let number =
             |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
         let (len, next) = (u64::from(number(9)), number(13));
-        let fits = len >= HEADER_LEN as u64 && scan.end + len <= size;
+        let fits = len >= HEADER_LEN as u64 && self.end + len <= self.size;
         // Offsets in events have 32 bits, in files more.
-        if !fits || (next != 0 && next != (scan.end + len) as u32) {
-            break;
-        }
-        let body_len = len as usize - HEADER_LEN;
-        match header[4] {
-            BINLOG_CHECKPOINT => {
-                let is_first = scan.checkpoint.is_none();
-                scan.checkpoint = Some(checkpoint(&mut reader, body_len)?);
-                if is_first && (scan.end + len..=size).contains(&skip_to) {
-                    reader.seek(SeekFrom::Start(skip_to))?;
-                    scan.end = skip_to;
-                    continue;
-                }
-            }
-            START_ENCRYPTION => {
-                scan.encrypted = true;
-                scan.end = size;
-                break;
-            }
-            _ => reader.seek_relative(body_len as i64)?,
-        }
-        scan.end += len;
+        let is_whole = fits && (next == 0 || next == (self.end + len) as u32);
+        Ok(is_whole.then_some((header[4], len)))
     }
-    Ok(scan)
+
+    fn pass(&mut self, len: u64) -> std::io::Result<()> {
+        self.reader.seek_relative(len as i64 - HEADER_LEN as i64)?;
+        self.end += len;
+        Ok(())
+    }
+
+    /// The file that a Binlog_checkpoint names.
+    fn checkpoint(&mut self, len: u64) -> std::io::Result<String> {
+        let name = checkpoint(&mut self.reader, len as usize - HEADER_LEN)?;
+        self.end += len;
+        Ok(name)
+    }
+
+    /// Goes on at the end of an event, if that lies ahead.
+    fn skip_to(&mut self, offset: u64) -> std::io::Result<()> {
+        if (self.end..=self.size).contains(&offset) {
+            self.reader.seek_relative((offset - self.end) as i64)?;
+            self.end = offset;
+        }
+        Ok(())
+    }
 }
 
 /// u32 length, name, perhaps a checksum.
@@ -110,6 +180,30 @@ mod tests {
         body.extend(name.as_bytes());
         body.extend([1, 2, 3, 4]);
         event(BINLOG_CHECKPOINT, &body)
+    }
+
+    #[test]
+    fn a_binlog_of_mysqls_is_skipped_behind_its_previous_gtids() {
+        let head = event(PREVIOUS_GTIDS, &[0; 8]);
+        let skip_to = 4 + (head.len() + 999) as u64;
+        let file = write(&[&head, &[7; 999], &event(16, &[0; 8])]);
+        let found = scan(file.path(), skip_to).unwrap();
+        assert_eq!((found.end, found.checkpoint), (found.size, None));
+        assert!(stands_alone(file.path()).unwrap());
+    }
+
+    #[test]
+    fn recovery_needs_an_earlier_binlog_until_a_checkpoint_names_its_own() {
+        let earlier = checkpoint_event("bin.000001");
+        let file = write(&[&event(15, &[0; 40]), &earlier, &event(16, &[0; 8])]);
+        assert!(!stands_alone(file.path()).unwrap());
+        let name = file.path().file_name().unwrap().to_str().unwrap();
+        let own = checkpoint_event(name);
+        let content = std::fs::read(file.path()).unwrap();
+        std::fs::write(file.path(), [content, own].concat()).unwrap();
+        assert!(stands_alone(file.path()).unwrap());
+        let encrypted = write(&[&event(START_ENCRYPTION, &[0; 21]), &[9; 300]]);
+        assert!(!stands_alone(encrypted.path()).unwrap());
     }
 
     fn scanned(parts: &[&[u8]]) -> Scan {

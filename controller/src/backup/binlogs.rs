@@ -17,8 +17,8 @@ use crate::args::low::Binlogs;
 use crate::client::{ClientError, ServerClient};
 use crate::server::{Coordinates, Variables};
 
-/// The current one, and the one before: recovery may still need that right after a rotation.
-const NEEDED_COUNT: usize = 2;
+/// The current one, and the one before: MariaDB's recovery may need that for a while after a rotation.
+const NEEDED_COUNT_MAX: usize = 2;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BinlogError {
@@ -85,8 +85,15 @@ impl Location {
         }
         let rows = client.query("SHOW BINARY LOGS")?;
         let names: Vec<&str> = rows.iter().filter_map(|row| row.get("Log_name")).collect();
-        let unneeded = names.len().saturating_sub(NEEDED_COUNT);
-        for name in &names[..unneeded] {
+        let stands_alone = |name: &&str| {
+            // Where that can't be told, it is taken not to.
+            binlog_events::stands_alone(&self.path(name)).unwrap_or(false)
+        };
+        let needed = match names.last().is_some_and(stands_alone) {
+            true => 1,
+            false => NEEDED_COUNT_MAX,
+        };
+        for name in &names[..names.len().saturating_sub(needed)] {
             filter.leave_out(self.directory.join(name));
         }
         if choice == Binlogs::None {

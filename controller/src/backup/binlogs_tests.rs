@@ -119,6 +119,21 @@ fn needed_are_the_last_two_and_those_to_come() {
 }
 
 #[test]
+fn where_recovery_begins_with_the_last_it_is_needed_alone() {
+    let fixture = Fixture::new();
+    for (checkpoint, is_alone) in [("bin.000002", false), ("bin.000003", true)] {
+        let path = fixture.location.path("bin.000003");
+        std::fs::write(path, binlog(checkpoint)).unwrap();
+        assert_eq!(
+            fixture.left_out(Binlogs::Needed, "bin.000002"),
+            is_alone,
+            "{checkpoint}"
+        );
+        assert!(!fixture.left_out(Binlogs::Needed, "bin.000003"));
+    }
+}
+
+#[test]
 fn none_means_no_binlog_ever_and_nothing_else() {
     let fixture = Fixture::new();
     for name in [
