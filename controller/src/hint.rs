@@ -2,9 +2,13 @@
 //!
 //! What makes it right: a hint says something to do, in one line; an error that leaves nothing to do has none.
 
+use std::borrow::Cow;
+
 use hotmirror::capture_log::LinkError;
+use hotmirror::human::Bytes;
 use hotmirror::session::SessionError;
 
+use crate::args::units;
 use crate::backup::BackupError;
 use crate::backup::binlogs::BinlogError;
 use crate::backup::preflight::PreflightError;
@@ -21,7 +25,17 @@ use crate::verify::VerifyError;
 
 impl Failure {
     /// What the user can do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        match self {
+            Failure::Session(error @ SessionError::NotConverging { .. }) => {
+                Some(not_converging(error).into())
+            }
+            _ => self.fixed_hint().map(Cow::Borrowed),
+        }
+    }
+
+    /// Of those that name no number.
+    fn fixed_hint(&self) -> Option<&'static str> {
         match self {
             Failure::Session(error) => session_hint(error),
             Failure::Server(ServerError::PrivilegesMissing { .. }) => {
@@ -135,13 +149,89 @@ fn session_hint(error: &SessionError) -> Option<&'static str> {
         SessionError::LogFull { .. } | SessionError::Lost { .. } => {
             Some("Raise --log-size, or choose a quieter time or a faster target")
         }
-        SessionError::NotConverging { .. } => {
-            Some("Raise --max-passes or --parallel, or choose a quieter time or a faster target")
-        }
         SessionError::Unexplained { .. } => Some(
             "Another program writes to the server's files, or the server in a way that the library does not see",
         ),
         SessionError::ServerGone { .. } => Some("Look into the server's error log"),
         _ => None,
+    }
+}
+
+/// A larger capture log than this is no advice.
+const LOG_SIZE_ADVISED_MAX: u64 = 8 << 30;
+
+/// What would let passes catch up with the server, by the numbers of those that did not.
+fn not_converging(error: &SessionError) -> String {
+    let SessionError::NotConverging {
+        left_bytes,
+        throttle,
+        shrinking,
+        passes,
+        ..
+    } = *error
+    else {
+        return String::new();
+    };
+    let mut raised = Vec::new();
+    if throttle > 0 {
+        raised.push(format!("--throttle (now {}/s)", Bytes(throttle)));
+    } else {
+        raised.push("--parallel".into());
+    }
+    if shrinking {
+        raised.push(format!("--max-passes (now {passes})"));
+    }
+    // A last copy may have half of it; and the next backup may find somewhat more.
+    let log_size = (left_bytes / 2)
+        .saturating_mul(5)
+        .checked_next_power_of_two();
+    if let Some(log_size) = log_size.filter(|size| *size <= LOG_SIZE_ADVISED_MAX) {
+        raised.push(format!("--log-size to {}", units::format_bytes(log_size)));
+    }
+    let raised = raised.join(" or ");
+    format!("Raise {raised}, or choose a quieter time or a faster target")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hint(left_bytes: u64, throttle: u64, shrinking: bool) -> String {
+        let error = SessionError::NotConverging {
+            passes: 20,
+            left_bytes,
+            enough_bytes: 32 << 20,
+            throttle,
+            shrinking,
+        };
+        let hint = Failure::Session(error).hint();
+        hint.unwrap_or_default().into_owned()
+    }
+
+    #[test]
+    fn a_backup_that_does_not_catch_up_is_told_what_to_change_and_to_what() {
+        let text = hint(100 << 20, 50 << 20, false);
+        assert!(text.contains("--throttle (now 50.00 MiB/s)"), "{text}");
+        assert!(text.contains("--log-size to 256M"), "{text}");
+        assert!(!text.contains("--max-passes"), "{text}");
+        let text = hint(2 << 30, 0, false);
+        assert!(
+            text.contains("--parallel") && text.contains("--log-size to 8G"),
+            "{text}"
+        );
+        assert!(!text.contains("--throttle"), "{text}");
+    }
+
+    #[test]
+    fn more_passes_are_advised_only_where_they_got_somewhere() {
+        let text = hint(100 << 20, 0, true);
+        assert!(text.contains("--max-passes (now 20)"), "{text}");
+    }
+
+    #[test]
+    fn a_capture_log_that_no_memory_holds_is_not_advised() {
+        let text = hint(1 << 40, 0, false);
+        assert!(!text.contains("--log-size"), "{text}");
+        assert!(!hint(u64::MAX, 0, false).contains("--log-size"));
     }
 }

@@ -7,6 +7,7 @@
 
 mod direct;
 mod holes;
+mod share;
 
 use std::fs::File;
 use std::io;
@@ -14,10 +15,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::Advice;
-use rustix::io::Errno;
 
 use self::direct::{AlignedBuffer, Resident, is_aligned, open_direct};
 use self::holes::{Part, next_part};
+use self::share::{Shared, share};
 use crate::digest::Digests;
 use crate::throttle::Throttle;
 
@@ -184,19 +185,10 @@ impl<'c> Copier<'c> {
             return None;
         }
         self.context.digests.forget(pair.slot, range.clone());
-        let (mut from, mut to) = (range.start, range.start);
-        let shared = rustix::fs::copy_file_range(
-            &pair.source,
-            Some(&mut from),
-            &pair.target,
-            Some(&mut to),
-            (range.end - range.start) as usize,
-        );
-        match shared {
-            Ok(done @ 1..) => Some(done as u64),
-            Ok(0) | Err(Errno::INTR | Errno::AGAIN) => None,
-            // Not possible here, or an error of either side: the plain copy finds out which.
-            Err(_) => {
+        match share(&pair.source, &pair.target, &range) {
+            Shared::Bytes(done) => Some(done),
+            Shared::Nothing => None,
+            Shared::Never => {
                 self.context.reflink = false;
                 None
             }
@@ -273,13 +265,22 @@ mod tests {
 
     impl Files {
         fn copy(&self, range: Range<u64>, stop: bool) -> Result<u64, CopyError> {
+            self.copy_with(range, stop, false)
+        }
+
+        fn copy_with(
+            &self,
+            range: Range<u64>,
+            stop: bool,
+            reflink: bool,
+        ) -> Result<u64, CopyError> {
             let throttle = Throttle::new(0);
             let context = CopyContext {
                 throttle: &throttle,
                 digests: &self.digests,
                 stop: &|| stop,
                 on_bytes: &|_| (),
-                reflink: false,
+                reflink,
             };
             let (source, target) = (
                 self.source.try_clone().unwrap(),
@@ -342,6 +343,23 @@ mod tests {
                 (u64::from(len), crc32c::crc32c(&bytes))
             );
         }
+    }
+
+    #[test]
+    fn where_blocks_cant_be_shared_the_bytes_pass_through_here_and_are_summed() {
+        let files = files();
+        let bytes = vec![7; 1 << 20];
+        files.source.write_all_at(&bytes, 0).unwrap();
+        if share(&files.source, &files.target, &(0..1 << 20)) != Shared::Never {
+            return;
+        }
+        files.copy_with(0..u64::MAX, false, true).unwrap();
+        let (source, target) = files.contents();
+        assert!(source == target);
+        // What is known already isn't read back.
+        files.target.write_all_at(&[8; 1 << 20], 0).unwrap();
+        let (_, sum) = files.digests.sum(1, &files.target).unwrap();
+        assert_eq!(sum, crc32c::crc32c(&bytes));
     }
 
     #[test]

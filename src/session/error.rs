@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::capture_log::{LinkError, LostReason};
+use crate::human::Bytes;
 use crate::pass::PassError;
 use crate::source::ScanError;
 use crate::target::TargetError;
@@ -41,8 +42,22 @@ pub enum SessionError {
     Undrained { bound: std::time::Duration },
     #[error("Cannot mirror a change into the stage: {source}")]
     Mirror { source: std::io::Error },
-    #[error("After {passes} passes {dirty_bytes} bytes still change faster than they are copied")]
-    NotConverging { passes: u32, dirty_bytes: u64 },
+    #[error(
+        "After {passes} passes {} still changed during the last one; at the end it may be {}, half of the capture log{}",
+        Bytes(*left_bytes), Bytes(*enough_bytes), at_throttle(*throttle)
+    )]
+    NotConverging {
+        /// Since the session last began to copy what changed.
+        passes: u32,
+        /// What changed during the last of them.
+        left_bytes: u64,
+        /// What a last copy may have.
+        enough_bytes: u64,
+        /// Bytes per second; 0 is no bound.
+        throttle: u64,
+        /// Only the number of passes was used up.
+        shrinking: bool,
+    },
     #[error(
         "Files keep changing in ways that only a fresh copy could give, after {returns} tries: {why}"
     )]
@@ -74,6 +89,13 @@ impl SessionError {
     pub(super) fn is_perhaps_the_end(&self) -> bool {
         let ends = LostReason::AioContextDestroyed as u32;
         matches!(self, SessionError::Lost { reason, .. } if *reason == ends)
+    }
+}
+
+fn at_throttle(rate: u64) -> String {
+    match rate {
+        0 => String::new(),
+        rate => format!(" (throttled to {}/s)", Bytes(rate)),
     }
 }
 

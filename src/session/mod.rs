@@ -9,6 +9,7 @@
 //! later position, by its name there: the same argument holds for it, with that position for P.
 
 mod audit;
+mod convergence;
 mod core;
 mod error;
 mod finish;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use self::convergence::{Convergence, SMALL_PASS_BYTES, Verdict};
 use self::core::{Core, Counters, Reading, State};
 use crate::capture_log::layout::Rendezvous;
 use crate::capture_log::{Control, Link, LinkError, Mode, Record, Segment, link};
@@ -41,8 +43,6 @@ pub use crate::monitor::{Event, Monitor, Phase, Progress, Silent};
 pub use crate::source::{Exclude, List, Root};
 pub use crate::throttle::Throttle;
 
-/// A pass of at most this many bytes is followed by the payload phase.
-const SMALL_PASS_BYTES: u64 = 8 << 20;
 /// Scans in a row that a directory rename may spoil.
 const SCAN_COUNT_MAX: u32 = 64;
 /// Passes in the payload phase, each with the names of its moment. Where names change all the time, each pass finds some of the files that are left.
@@ -380,27 +380,37 @@ impl Session {
             self.leave_payload()?;
         }
         self.core.phase(Phase::Passes);
-        let enough = self.core.segment.capacity() / 2;
-        let mut last_bytes = u64::MAX;
-        for _ in 0..self.core.options.max_passes.max(1) {
-            self.settle_names()?;
-            let outcome = self.counted_pass()?;
-            let bytes = outcome.copied_bytes;
-            let flat = bytes <= enough && bytes > last_bytes / 10 * 7;
-            if outcome.moved_files == 0 && (bytes <= SMALL_PASS_BYTES || flat) {
-                self.end_phase(Phase::Passes);
-                return Ok(());
-            }
-            last_bytes = bytes;
-        }
+        let result = self.passes();
         self.end_phase(Phase::Passes);
-        let passes = self.core.options.max_passes.max(1);
-        match last_bytes <= enough {
-            true => Ok(()),
-            false => Err(SessionError::NotConverging {
-                passes,
-                dirty_bytes: last_bytes,
-            }),
+        result
+    }
+
+    fn passes(&mut self) -> Result<(), SessionError> {
+        let core = self.core.clone();
+        let dirty_bytes = || core.state.lock().catalog.dirty_bytes();
+        let enough_bytes = core.segment.capacity() / 2;
+        self.settle_names()?;
+        let mut convergence =
+            Convergence::new(enough_bytes, core.options.max_passes, dirty_bytes());
+        loop {
+            let start = Instant::now();
+            let outcome = self.counted_pass()?;
+            let took = start.elapsed();
+            self.settle_names()?;
+            let left_bytes = dirty_bytes();
+            match convergence.judge(&outcome, left_bytes, took) {
+                Verdict::Again => {}
+                Verdict::Enough => return Ok(()),
+                Verdict::GiveUp { shrinking } => {
+                    return Err(SessionError::NotConverging {
+                        passes: convergence.passes,
+                        left_bytes,
+                        enough_bytes,
+                        throttle: core.options.throttle.rate(),
+                        shrinking,
+                    });
+                }
+            }
         }
     }
 

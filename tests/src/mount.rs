@@ -1,4 +1,4 @@
-//! Small file systems, made for a test: to be filled, to be made read-only, to fail.
+//! Small file systems, made for a test: to be filled, to be made read-only, to fail, to share blocks.
 //!
 //! Rule: the errors are the kernel's own, and need no device-mapper, which not every kernel has. A loop mount fails to read what
 //! was cut off from its image, and fails to write when the file system that its image is on became read-only. What a test
@@ -60,14 +60,50 @@ impl Mount {
     pub fn image(megabytes: u64) -> Result<Mount, String> {
         let home = scratch::dir();
         let image = home.path().join("image");
-        Mount::on(home, image, None, megabytes)
+        Mount::ext4_on(home, image, None, megabytes)
+    }
+
+    /// XFS that lets files share blocks, on a file.
+    pub fn xfs(megabytes: u64) -> Result<Mount, String> {
+        Mount::made_by(&["mkfs.xfs", "-q", "-m", "reflink=1"], megabytes)
+    }
+
+    /// XFS as it was before files could share blocks.
+    pub fn xfs_without_sharing(megabytes: u64) -> Result<Mount, String> {
+        Mount::made_by(&["mkfs.xfs", "-q", "-m", "reflink=0"], megabytes)
+    }
+
+    /// btrfs, on which files can always share blocks, on a file.
+    pub fn btrfs(megabytes: u64) -> Result<Mount, String> {
+        Mount::made_by(&["mkfs.btrfs", "-q"], megabytes)
+    }
+
+    fn made_by(mkfs: &[&str], megabytes: u64) -> Result<Mount, String> {
+        let home = scratch::dir();
+        let image = home.path().join("image");
+        Mount::on(home, image, None, megabytes, mkfs, "loop")
     }
 
     /// The same on an image that is itself on such a file system, for [`Mount::fail_writes`].
     pub fn image_on_image(megabytes: u64) -> Result<Mount, String> {
         let below = Mount::image(megabytes * 2)?;
         let image = below.path().join("image");
-        Mount::on(scratch::dir(), image, Some(Box::new(below)), megabytes)
+        Mount::ext4_on(scratch::dir(), image, Some(Box::new(below)), megabytes)
+    }
+
+    fn ext4_on(
+        home: TempDir,
+        image: PathBuf,
+        below: Option<Box<Mount>>,
+        megabytes: u64,
+    ) -> Result<Mount, String> {
+        // Without a journal, an I/O error stays with the file that it hits.
+        let mkfs = ["mkfs.ext4", "-q", "-F", "-O", "^has_journal"];
+        let options = "loop,errors=remount-ro";
+        let mount = Mount::on(home, image, below, megabytes, &mkfs, options)?;
+        // What mkfs makes.
+        let _ = std::fs::remove_dir(mount.path().join("lost+found"));
+        Ok(mount)
     }
 
     fn on(
@@ -75,6 +111,8 @@ impl Mount {
         image: PathBuf,
         below: Option<Box<Mount>>,
         megabytes: u64,
+        mkfs: &[&str],
+        options: &str,
     ) -> Result<Mount, String> {
         let file = std::fs::File::create(&image).expect("An image file");
         file.set_len(megabytes << 20).expect("The image's size");
@@ -84,15 +122,8 @@ impl Mount {
             below,
         };
         std::fs::create_dir(mount.path()).expect("A mount point");
-        // Without a journal, an I/O error stays with the file that it hits.
-        run(
-            "mkfs.ext4",
-            &["-q", "-F", "-O", "^has_journal", text(&image)],
-        )?;
-        let options = "loop,errors=remount-ro";
+        run(mkfs[0], &[&mkfs[1..], &[text(&image)]].concat())?;
         run("mount", &["-o", options, text(&image), text(&mount.path())])?;
-        // What mkfs makes.
-        let _ = std::fs::remove_dir(mount.path().join("lost+found"));
         Ok(mount)
     }
 

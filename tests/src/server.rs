@@ -79,6 +79,12 @@ impl ServerOptions {
         self
     }
 
+    /// Runs on a fresh data directory that is made here.
+    pub fn new_data_dir(self, dir: &Path) -> ServerOptions {
+        scratch::copy(&template(&self.flavor), dir);
+        self.data_dir(dir)
+    }
+
     /// Where the library makes its rendezvous, instead of a directory of this server's own.
     pub fn runtime_dir(mut self, dir: &Path) -> ServerOptions {
         self.runtime_dir = Some(dir.into());

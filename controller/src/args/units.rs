@@ -26,6 +26,16 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "too large".to_string())
 }
 
+/// The shortest text that [`parse_bytes`] takes for the same number.
+pub fn format_bytes(bytes: u64) -> String {
+    let mut units = [(30, "G"), (20, "M"), (10, "K")].into_iter();
+    let fits = |(shift, _): &(u32, &str)| bytes > 0 && bytes.trailing_zeros() >= *shift;
+    match units.find(fits) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +46,20 @@ mod tests {
         assert_eq!(parse_bytes("64k"), Ok(64 << 10));
         assert_eq!(parse_bytes("10MiB"), Ok(10 << 20));
         assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+    }
+
+    #[test]
+    fn what_is_shown_is_taken_back() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1000, "1000"),
+            (64 << 10, "64K"),
+            (1536 << 20, "1536M"),
+            (8 << 30, "8G"),
+        ] {
+            assert_eq!(format_bytes(bytes), text);
+            assert_eq!(parse_bytes(text), Ok(bytes));
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod meter;
 mod plan;
 mod plot;
 mod pwrite;
+mod reflink;
 mod report;
 mod rounds;
 mod sysbench;
@@ -101,5 +102,6 @@ fn measure(plan: &Plan, home: &Path) -> Results {
             .collect(),
         held_ms: locks::run(plan, home),
         many: many::run(plan, home),
+        reflinks: reflink::run(plan),
     }
 }

@@ -42,6 +42,8 @@ pub struct Plan {
     pub pwrite_rounds: u32,
     /// Most tables of the server whose backups show how the cost grows with them.
     pub many_tables: u32,
+    /// Files of the server whose backup shares their blocks.
+    pub reflink_mb: u64,
 }
 
 impl Plan {
@@ -58,6 +60,7 @@ impl Plan {
             pwrite_processes: 9,
             pwrite_rounds: 25,
             many_tables: 20_000,
+            reflink_mb: 4000,
         };
         plan.set_data_gb(2);
         plan
@@ -81,6 +84,7 @@ impl Plan {
             pwrite_processes: 3,
             pwrite_rounds: 9,
             many_tables: 400,
+            reflink_mb: 256,
             ..Plan::standard()
         }
     }

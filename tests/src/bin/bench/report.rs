@@ -9,6 +9,7 @@ use crate::many::Many;
 use crate::measure::{median, percentile};
 use crate::plan::{Load, Plan};
 use crate::pwrite::Calls;
+use crate::reflink::Reflink;
 use crate::rounds::{Ground, Sample};
 use crate::ways::Way;
 
@@ -17,6 +18,7 @@ pub struct Results {
     pub grounds: Vec<Ground>,
     pub held_ms: Vec<f64>,
     pub many: Vec<Many>,
+    pub reflinks: Vec<Reflink>,
 }
 
 type Figure = fn(&Sample) -> Option<f64>;
@@ -38,6 +40,7 @@ pub fn write(plan: &Plan, results: &Results, pictures: &[(String, String)]) -> S
     pwrites(out, &results.calls);
     held(out, &results.held_ms);
     many_tables(out, &results.many);
+    reflinks(out, &results.reflinks);
     every_sample(out, &results.grounds);
     text
 }
@@ -315,6 +318,23 @@ fn many_tables(out: &mut String, many: &[Many]) {
     put!(out, "");
 }
 
+fn reflinks(out: &mut String, reflinks: &[Reflink]) {
+    if reflinks.is_empty() {
+        return;
+    }
+    put!(out, "## Reflinks\n");
+    put!(
+        out,
+        "{} backups of {:.2} GB on XFS, on a loop device, beside the server's files, which are on the disk: base copy {:.2} s in the median, that is {:.2} s for 10 GB. \
+         Checksums are taken of what is read back at the end: {:.2} s.\n",
+        reflinks.len(),
+        median(reflinks.iter().map(|of| of.gb)),
+        median(reflinks.iter().map(|of| of.base_copy_s)),
+        median(reflinks.iter().map(Reflink::base_copy_s_per_10_gb)),
+        median(reflinks.iter().map(|of| of.finish_s))
+    );
+}
+
 /// The bounds' table, row by row.
 struct Bounds<'o>(&'o mut String);
 
@@ -393,6 +413,14 @@ fn bounds(out: &mut String, results: &Results) {
         );
         bounds.at_most(&what, "ms", Some(per_file(few)), Some(per_file(most)));
     }
+    let reflinks = results.reflinks.iter();
+    let per_10_gb = reflinks.map(Reflink::base_copy_s_per_10_gb);
+    bounds.at_most(
+        "base copy of 10 GB by reflinks",
+        "s",
+        Some(1.0),
+        (!results.reflinks.is_empty()).then(|| median(per_10_gb)),
+    );
     put!(out, "");
 }
 
