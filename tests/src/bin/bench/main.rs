@@ -12,6 +12,7 @@ mod plot;
 mod pwrite;
 mod report;
 mod rounds;
+mod stalls;
 mod sysbench;
 mod ways;
 
@@ -27,8 +28,16 @@ struct Request {
     plan: Plan,
     /// Where the page and its plots go.
     output: Option<PathBuf>,
-    /// What a hooked call costs, and nothing else.
-    only_calls: bool,
+    /// The one thing to measure, if it is not all.
+    only: Option<Only>,
+}
+
+#[derive(Clone, Copy)]
+enum Only {
+    /// What a hooked call costs.
+    Calls,
+    /// How long calls are held up under load.
+    Stalls,
 }
 
 fn request(arguments: Vec<String>) -> Request {
@@ -39,7 +48,11 @@ fn request(arguments: Vec<String>) -> Request {
         _ => Plan::standard(),
     };
     let mut output = (!has("--quick")).then(|| artifacts::workspace().join("docs"));
-    let only_calls = has("--calls");
+    let only = match (has("--calls"), has("--stalls")) {
+        (true, _) => Some(Only::Calls),
+        (_, true) => Some(Only::Stalls),
+        _ => None,
+    };
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         let mut number = || -> u32 {
@@ -49,7 +62,8 @@ fn request(arguments: Vec<String>) -> Request {
                 .unwrap_or_else(|e| panic!("{argument} {value}: {e}"))
         };
         match argument.as_str() {
-            "--quick" | "--full" | "--calls" => {}
+            "--quick" | "--full" | "--calls" | "--stalls" => {}
+            "--metered-backups" => plan.metered_backups = number(),
             "--data-gb" => plan.set_data_gb(number()),
             "--many-tables" => plan.many_tables = number(),
             "--rounds" => plan.rounds = number(),
@@ -57,23 +71,16 @@ fn request(arguments: Vec<String>) -> Request {
             _ => panic!("Unknown argument {argument}"),
         }
     }
-    Request {
-        plan,
-        output,
-        only_calls,
-    }
+    Request { plan, output, only }
 }
 
 fn main() {
-    let Request {
-        plan,
-        output,
-        only_calls,
-    } = request(std::env::args().skip(1).collect());
+    let Request { plan, output, only } = request(std::env::args().skip(1).collect());
     let home = scratch::dir();
-    if only_calls {
-        pwrite::measure(&plan, home.path());
-        return;
+    match only {
+        Some(Only::Calls) => return drop(pwrite::measure(&plan, home.path())),
+        Some(Only::Stalls) => return drop(stalls::measure(&plan, home.path())),
+        None => {}
     }
     let results = measure(&plan, home.path());
     let dir = output.unwrap_or_else(|| home.path().into());
@@ -100,6 +107,7 @@ fn measure(plan: &Plan, home: &Path) -> Results {
             .map(|server| rounds::run(plan, server, home))
             .collect(),
         held_ms: locks::run(plan, home),
+        stalls: stalls::measure(plan, home),
         many: many::run(plan, home),
     }
 }

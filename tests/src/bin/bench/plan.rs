@@ -37,6 +37,8 @@ pub struct Plan {
     pub calm: Duration,
     /// Backups in a row of a small server, for the time that commits are held.
     pub cuts: u32,
+    /// Backups in a row of a server whose calls are metered.
+    pub metered_backups: u32,
     /// Processes of the pwrite loop for each way, and rounds within one.
     pub pwrite_processes: u32,
     pub pwrite_rounds: u32,
@@ -55,6 +57,7 @@ impl Plan {
             warm_up: Duration::from_secs(20),
             calm: Duration::from_secs(8),
             cuts: 100,
+            metered_backups: 30,
             pwrite_processes: 9,
             pwrite_rounds: 25,
             many_tables: 20_000,
@@ -78,6 +81,7 @@ impl Plan {
             warm_up: Duration::from_secs(4),
             calm: Duration::from_secs(3),
             cuts: 5,
+            metered_backups: 3,
             pwrite_processes: 3,
             pwrite_rounds: 9,
             many_tables: 400,

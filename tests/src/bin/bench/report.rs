@@ -10,12 +10,14 @@ use crate::measure::{median, percentile};
 use crate::plan::{Load, Plan};
 use crate::pwrite::Calls;
 use crate::rounds::{Ground, Sample};
+use crate::stalls::Stalls;
 use crate::ways::Way;
 
 pub struct Results {
     pub calls: Vec<Calls>,
     pub grounds: Vec<Ground>,
     pub held_ms: Vec<f64>,
+    pub stalls: Vec<Stalls>,
     pub many: Vec<Many>,
 }
 
@@ -37,6 +39,7 @@ pub fn write(plan: &Plan, results: &Results, pictures: &[(String, String)]) -> S
     plots(out, pictures);
     pwrites(out, &results.calls);
     held(out, &results.held_ms);
+    stalls(out, &results.stalls);
     many_tables(out, &results.many);
     every_sample(out, &results.grounds);
     text
@@ -285,6 +288,37 @@ fn held(out: &mut String, held_ms: &[f64]) {
     );
 }
 
+fn stalls(out: &mut String, stalls: &[Stalls]) {
+    put!(out, "## How long a call is held up\n");
+    put!(
+        out,
+        "The library's own time in each call that changes a file or fetches completed writes, by meters on both sides of it, while backups run in a row under \
+         oltp_write_only with 16 threads. A thread that the scheduler takes the processor away from inside of the library's part is counted apart; a wait for one of \
+         the library's locks is not.\n"
+    );
+    put!(
+        out,
+        "| server | backups | calls | median, µs | 99.99th percentile, µs | longest, µs | above 1 ms | preempted calls | longest with these, µs |"
+    );
+    put!(out, "|---|---|---|---|---|---|---|---|---|");
+    for of in stalls {
+        put!(
+            out,
+            "| {} | {} | {} | {:.1} | {:.0} | {:.0} | {} | {} | {:.0} |",
+            of.server,
+            of.backups,
+            of.calls,
+            of.median_us,
+            of.p9999_us,
+            of.max_us,
+            of.above_bound,
+            of.preempted,
+            of.max_preempted_us
+        );
+    }
+    put!(out, "");
+}
+
 fn many_tables(out: &mut String, many: &[Many]) {
     put!(out, "## Many tables\n");
     put!(
@@ -360,6 +394,10 @@ fn bounds(out: &mut String, results: &Results) {
         Some(20.0),
         Some(worst),
     );
+    for of in &results.stalls {
+        let what = format!("{}, 16 threads: longest stall of a write", of.server);
+        bounds.at_most(&what, "ms", Some(1.0), Some(of.max_us / 1e3));
+    }
     for call in &results.calls {
         let what = |mode: &str| format!("added to a pwrite of {} bytes, {mode}", call.len);
         let added = |ns: f64| Some(ns - call.without_ns);
