@@ -10,6 +10,7 @@ mod meter;
 mod plan;
 mod plot;
 mod pwrite;
+mod rate;
 mod report;
 mod rounds;
 mod stalls;
@@ -38,6 +39,10 @@ enum Only {
     Calls,
     /// How long calls are held up under load.
     Stalls,
+    /// How many small writes per second a session takes.
+    Rate,
+    /// How a backup grows with the number of tables.
+    Many,
 }
 
 fn request(arguments: Vec<String>) -> Request {
@@ -48,10 +53,12 @@ fn request(arguments: Vec<String>) -> Request {
         _ => Plan::standard(),
     };
     let mut output = (!has("--quick")).then(|| artifacts::workspace().join("docs"));
-    let only = match (has("--calls"), has("--stalls")) {
-        (true, _) => Some(Only::Calls),
-        (_, true) => Some(Only::Stalls),
-        _ => None,
+    let only = match () {
+        () if has("--calls") => Some(Only::Calls),
+        () if has("--stalls") => Some(Only::Stalls),
+        () if has("--rate") => Some(Only::Rate),
+        () if has("--many") => Some(Only::Many),
+        () => None,
     };
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
@@ -62,10 +69,11 @@ fn request(arguments: Vec<String>) -> Request {
                 .unwrap_or_else(|e| panic!("{argument} {value}: {e}"))
         };
         match argument.as_str() {
-            "--quick" | "--full" | "--calls" | "--stalls" => {}
+            "--quick" | "--full" | "--calls" | "--stalls" | "--rate" | "--many" => {}
             "--metered-backups" => plan.metered_backups = number(),
             "--data-gb" => plan.set_data_gb(number()),
             "--many-tables" => plan.many_tables = number(),
+            "--first-rate" => plan.first_rate = number(),
             "--rounds" => plan.rounds = number(),
             "--output" => output = Some(rest.next().expect("A directory after --output").into()),
             _ => panic!("Unknown argument {argument}"),
@@ -80,6 +88,8 @@ fn main() {
     match only {
         Some(Only::Calls) => return drop(pwrite::measure(&plan, home.path())),
         Some(Only::Stalls) => return drop(stalls::measure(&plan, home.path())),
+        Some(Only::Rate) => return println!("{:?}", rate::measure(&plan, home.path())),
+        Some(Only::Many) => return drop(many::run(&plan, home.path())),
         None => {}
     }
     let results = measure(&plan, home.path());
@@ -108,6 +118,7 @@ fn measure(plan: &Plan, home: &Path) -> Results {
             .collect(),
         held_ms: locks::run(plan, home),
         stalls: stalls::measure(plan, home),
+        rate: rate::measure(plan, home),
         many: many::run(plan, home),
     }
 }

@@ -9,6 +9,7 @@ use crate::many::Many;
 use crate::measure::{median, percentile};
 use crate::plan::{Load, Plan};
 use crate::pwrite::Calls;
+use crate::rate::{OfMode, Rate};
 use crate::rounds::{Ground, Sample};
 use crate::stalls::Stalls;
 use crate::ways::Way;
@@ -18,6 +19,7 @@ pub struct Results {
     pub grounds: Vec<Ground>,
     pub held_ms: Vec<f64>,
     pub stalls: Vec<Stalls>,
+    pub rate: Rate,
     pub many: Vec<Many>,
 }
 
@@ -40,6 +42,7 @@ pub fn write(plan: &Plan, results: &Results, pictures: &[(String, String)]) -> S
     pwrites(out, &results.calls);
     held(out, &results.held_ms);
     stalls(out, &results.stalls);
+    rate(out, &results.rate);
     many_tables(out, &results.many);
     every_sample(out, &results.grounds);
     text
@@ -319,6 +322,25 @@ fn stalls(out: &mut String, stalls: &[Stalls]) {
     put!(out, "");
 }
 
+fn rate(out: &mut String, rate: &Rate) {
+    put!(out, "## Small writes per second\n");
+    put!(
+        out,
+        "A program writes {} bytes at a time, at a rate that is raised until the session is lost or the program can't go faster; {LOG_MB:.0} MB of capture log.\n",
+        rate.len
+    );
+    put!(out, "| mode | held, writes/s | lost at, writes/s |");
+    put!(out, "|---|---|---|");
+    for (mode, OfMode { held, lost_at }) in [("extents", rate.extents), ("payload", rate.payload)] {
+        let lost = match lost_at {
+            Some(lost_at) => format!("{lost_at:.0}"),
+            None => format!("not lost at {held:.0}, the most that the program makes here"),
+        };
+        put!(out, "| {mode} | {held:.0} | {lost} |");
+    }
+    put!(out, "");
+}
+
 fn many_tables(out: &mut String, many: &[Many]) {
     put!(out, "## Many tables\n");
     put!(
@@ -358,11 +380,17 @@ impl Bounds<'_> {
         let (Some(bound), Some(measured)) = (bound, measured) else {
             return;
         };
-        let verdict = if measured <= bound {
-            "met"
-        } else {
-            "**not met**"
-        };
+        self.row(what, unit, bound, measured, measured <= bound);
+    }
+
+    /// `measured` is held to at least `bound`.
+    fn at_least(&mut self, what: &str, unit: &str, bound: f64, measured: f64) {
+        let what = format!("{what}, at least");
+        self.row(&what, unit, bound, measured, measured >= bound);
+    }
+
+    fn row(&mut self, what: &str, unit: &str, bound: f64, measured: f64, is_met: bool) {
+        let verdict = if is_met { "met" } else { "**not met**" };
         put!(
             self.0,
             "| {what} | {bound:.2} {unit} | {measured:.2} {unit} | {verdict} |"
@@ -372,7 +400,10 @@ impl Bounds<'_> {
 
 fn bounds(out: &mut String, results: &Results) {
     put!(out, "## Against the bounds\n");
-    put!(out, "| | at most | measured | |");
+    put!(
+        out,
+        "| | bound, at most unless said otherwise | measured | |"
+    );
     put!(out, "|---|---|---|---|");
     let mut bounds = Bounds(out);
     for ground in &results.grounds {
@@ -397,6 +428,13 @@ fn bounds(out: &mut String, results: &Results) {
     for of in &results.stalls {
         let what = format!("{}, 16 threads: longest stall of a write", of.server);
         bounds.at_most(&what, "ms", Some(1.0), Some(of.max_us / 1e3));
+    }
+    for (mode, of) in [
+        ("extents", results.rate.extents),
+        ("payload", results.rate.payload),
+    ] {
+        let what = format!("small writes taken without being lost, {mode}");
+        bounds.at_least(&what, "/s", 200_000.0, of.held);
     }
     for call in &results.calls {
         let what = |mode: &str| format!("added to a pwrite of {} bytes, {mode}", call.len);
