@@ -62,8 +62,11 @@ pub fn measure(plan: &Plan, home: &Path) -> Rate {
                 _ => {}
             }
         }
-        let achieved = seen.payload.or(seen.extents).unwrap_or(0.0);
-        if is_lost || achieved < asked * ENOUGH {
+        // Payloads cost the program more: it comes to its most in that mode first.
+        let reached = seen
+            .extents
+            .is_some_and(|achieved| achieved >= asked * ENOUGH);
+        if is_lost || !reached {
             return rate;
         }
         asked *= STEP;
