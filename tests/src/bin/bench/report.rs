@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::process::Command;
 
-use crate::many::Many;
+use crate::many::{self, Many};
 use crate::measure::{median, percentile};
 use crate::plan::{Load, Plan};
 use crate::pwrite::Calls;
@@ -27,6 +27,9 @@ type Figure = fn(&Sample) -> Option<f64>;
 
 /// Size of the capture log unless it is told otherwise.
 const LOG_MB: f64 = 64.0;
+
+/// Of a backup, in order, as the table has them.
+const PHASES: [&str; 5] = ["scan", "base copy", "payload", "cut", "finish"];
 
 pub fn write(plan: &Plan, results: &Results, pictures: &[(String, String)]) -> String {
     let mut text = String::new();
@@ -345,30 +348,57 @@ fn many_tables(out: &mut String, many: &[Many]) {
     put!(out, "## Many tables\n");
     put!(
         out,
-        "Memory is the program's at its peak, {LOG_MB:.0} MB of capture log included.\n"
+        "Memory is the program's at its peak, {LOG_MB:.0} MB of capture log included; {} KB more for each table. Phases are in seconds. The cut's is from the end of the payload phase \
+         until the cut is settled, which takes a scan.\n",
+        or_dash(many::kb_per_table(many), 2)
     );
     put!(
         out,
-        "| tables | files | GB | seconds | ms per file | base copy, s | finish, s | commits held, ms | memory, MB |"
+        "| tables | files | GB | seconds | ms per file | {} | commits held, ms | memory, MB |",
+        PHASES.join(" | ")
     );
-    put!(out, "|---|---|---|---|---|---|---|---|---|");
+    put!(
+        out,
+        "|---|---|---|---|---|{}---|---|",
+        "---|".repeat(PHASES.len())
+    );
     for of in many {
-        let phase = |name: &str| of.phases.get(name).copied().unwrap_or(0.0);
+        let phases = PHASES.map(|name| format!("{:.2}", of.phase(name)));
         put!(
             out,
-            "| {} | {} | {:.2} | {:.1} | {:.2} | {:.2} | {:.2} | {:.1} | {:.0} |",
+            "| {} | {} | {:.2} | {:.1} | {:.3} | {} | {:.1} | {:.0} |",
             of.tables,
             of.files,
             of.gb,
             of.peak.seconds,
-            of.peak.seconds * 1e3 / of.files.max(1) as f64,
-            phase("base copy"),
-            phase("finish"),
+            of.ms_per_file(of.peak.seconds),
+            phases.join(" | "),
             of.lock_ms,
             of.peak.mb
         );
     }
     put!(out, "");
+}
+
+fn bounds_of_many(bounds: &mut Bounds<'_>, many: &[Many]) {
+    let [few, less, most] = many else { return };
+    let what = format!("memory with {} tables", most.tables);
+    bounds.at_most(&what, "MB", Some(LOG_MB + 100.0), Some(most.peak.mb));
+    let mut per_file = |name: &str, seconds: fn(&Many, &str) -> f64| {
+        let of = |many: &Many| many.ms_per_file(seconds(many, name));
+        let what = format!(
+            "{name} for each file, {} tables: 1.5 times that with {}",
+            most.tables, less.tables
+        );
+        bounds.at_most(&what, "ms", Some(of(less) * 1.5), Some(of(most)));
+    };
+    PHASES.iter().for_each(|name| per_file(name, Many::phase));
+    per_file("time", |many, _| many.peak.seconds);
+    let what = format!(
+        "commits held, {} tables: 5 ms more than with {}",
+        most.tables, few.tables
+    );
+    bounds.at_most(&what, "ms", Some(few.lock_ms + 5.0), Some(most.lock_ms));
 }
 
 /// The bounds' table, row by row.
@@ -459,16 +489,7 @@ fn bounds(out: &mut String, results: &Results) {
             );
         }
     }
-    if let (Some(few), Some(most)) = (results.many.first(), results.many.last()) {
-        let what = format!("memory with {} tables", most.tables);
-        bounds.at_most(&what, "MB", Some(LOG_MB + 100.0), Some(most.peak.mb));
-        let per_file = |of: &Many| of.peak.seconds * 1e3 / of.files.max(1) as f64;
-        let what = format!(
-            "time for each file, {} tables against {}",
-            most.tables, few.tables
-        );
-        bounds.at_most(&what, "ms", Some(per_file(few)), Some(per_file(most)));
-    }
+    bounds_of_many(&mut bounds, &results.many);
     put!(out, "");
 }
 
