@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     Attach,
+    /// The source is listed, and each name in it.
+    Scan,
     BaseCopy,
     Passes,
     Payload,

@@ -159,7 +159,7 @@ fn describe(backup: &Backup) -> (f32, String) {
     let (phase, progress) = backup.progress();
     let share = progress.copied_bytes as f32 / progress.total_bytes.max(1) as f32;
     let share = match phase {
-        Phase::Attach | Phase::BaseCopy => share.min(1.0) * 0.95,
+        Phase::Attach | Phase::Scan | Phase::BaseCopy => share.min(1.0) * 0.95,
         _ => 0.95,
     };
     let again = backup.grown_log_len().map(|len| {

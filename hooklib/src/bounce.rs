@@ -6,36 +6,59 @@
 //! put bytes into the backup that the file never had. So while records carry payloads, a write goes through a copy: one of the outcomes that the caller had to expect anyway.
 //!
 //! The copy is made by the kernel (`process_vm_readv` on ourselves), so that a bad address stays what it is, an EFAULT of the real call (I2).
-//! Memory comes from a small pool, or is mapped for the one call: nothing is allocated.
+//! Memory comes from two small pools, of short buffers and of long ones, or is mapped for the one call: nothing is allocated. It is brought in before it is
+//! filled: to touch the pages one by one for the first time would hold up a write of some megabytes for a millisecond.
 
 use std::ffi::{c_long, c_ulong};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use libc::iovec;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 use crate::capture::Buffers;
 use crate::real::{errno, set_errno, syscall};
 
-const POOL_COUNT: usize = 64;
-/// Servers write pages of at most this size one by one.
-const POOLED_LEN: usize = 64 << 10;
+/// A buffer longer than this is brought in as a whole.
+const TOUCHED_LEN: usize = 64 << 10;
 /// A write longer than this is not copied.
 const LEN_MAX: usize = 64 << 20;
 /// IOV_MAX.
 const ARRAY_LEN_MAX: usize = 1024;
 
-static POOL: AtomicPtr<u8> = AtomicPtr::new(std::ptr::null_mut());
-/// One bit per pooled buffer; set: free.
-static FREE: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Buffers of one length, mapped together when the first is wanted, and kept.
+struct Pool {
+    len: usize,
+    count: usize,
+    base: AtomicPtr<u8>,
+    /// One bit per buffer; set: free. The lowest is taken, so that few of them are ever touched.
+    free: AtomicU64,
+}
+
+impl Pool {
+    const fn new(len: usize, count: usize) -> Pool {
+        Pool {
+            len,
+            count,
+            base: AtomicPtr::new(std::ptr::null_mut()),
+            free: AtomicU64::new(Pool::all(count)),
+        }
+    }
+
+    const fn all(count: usize) -> u64 {
+        u64::MAX >> (64 - count)
+    }
+}
+
+/// Servers write pages of at most the first length one by one, and hardly ever more of a log at a time than the second.
+static POOLS: [Pool; 2] = [Pool::new(64 << 10, 64), Pool::new(4 << 20, 4)];
 
 /// Page-aligned, so that it serves direct I/O.
 pub struct Bounce {
     address: *mut u8,
     len: usize,
-    /// Index in the pool, or None for a mapping of its own.
-    pooled: Option<u32>,
+    /// Pool and index in it, or None for a mapping of its own.
+    pooled: Option<(&'static Pool, u32)>,
 }
 
 impl Bounce {
@@ -79,29 +102,42 @@ impl Bounce {
         if len == 0 || len > LEN_MAX {
             return None;
         }
-        if len <= POOLED_LEN
-            && let Some(bounce) = Bounce::from_pool(len)
-        {
-            return Some(bounce);
+        let fits = POOLS.iter().filter(|pool| len <= pool.len);
+        let bounce = match fits.filter_map(|pool| Bounce::from_pool(pool, len)).next() {
+            Some(bounce) => bounce,
+            None => Bounce {
+                address: map(len)?,
+                len,
+                pooled: None,
+            },
+        };
+        if len > TOUCHED_LEN {
+            bounce.bring_in();
         }
-        Some(Bounce {
-            address: map(len)?,
-            len,
-            pooled: None,
-        })
+        Some(bounce)
     }
 
-    fn from_pool(len: usize) -> Option<Bounce> {
-        let pool = pool()?;
-        let taken = FREE.fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
-            (free != 0).then_some(free & free.wrapping_sub(1))
-        });
+    /// Pages that are there already cost next to nothing. Kernels that can't do it leave them to be touched.
+    fn bring_in(&self) {
+        // SAFETY: inside this buffer's mapping, whose bytes stay what they are.
+        let _ = unsafe {
+            rustix::mm::madvise(self.address.cast(), self.len, Advice::LinuxPopulateWrite)
+        };
+    }
+
+    fn from_pool(pool: &'static Pool, len: usize) -> Option<Bounce> {
+        let base = mapped(pool)?;
+        let taken = pool
+            .free
+            .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
+                (free != 0).then_some(free & free.wrapping_sub(1))
+            });
         let index = taken.ok()?.trailing_zeros();
-        let address = pool.wrapping_add(index as usize * POOLED_LEN);
+        let address = base.wrapping_add(index as usize * pool.len);
         Some(Bounce {
             address,
             len,
-            pooled: Some(index),
+            pooled: Some((pool, index)),
         })
     }
 
@@ -114,26 +150,29 @@ impl Drop for Bounce {
     fn drop(&mut self) {
         match self.pooled {
             // Pairs with the acquire in `from_pool`: the next user's bytes come after ours were read.
-            Some(index) => _ = FREE.fetch_or(1 << index, Ordering::Release),
+            Some((pool, index)) => _ = pool.free.fetch_or(1 << index, Ordering::Release),
             // SAFETY: mapped by `of_len` for this value alone.
             None => _ = unsafe { rustix::mm::munmap(self.address.cast(), self.len) },
         }
     }
 }
 
-fn pool() -> Option<*mut u8> {
-    let pool = POOL.load(Ordering::Acquire);
-    if !pool.is_null() {
-        return Some(pool);
+fn mapped(pool: &Pool) -> Option<*mut u8> {
+    let base = pool.base.load(Ordering::Acquire);
+    if !base.is_null() {
+        return Some(base);
     }
-    const LEN: usize = POOL_COUNT * POOLED_LEN;
-    let made = map(LEN)?;
+    let len = pool.len * pool.count;
+    let made = map(len)?;
     let null = std::ptr::null_mut();
-    match POOL.compare_exchange(null, made, Ordering::AcqRel, Ordering::Acquire) {
+    match pool
+        .base
+        .compare_exchange(null, made, Ordering::AcqRel, Ordering::Acquire)
+    {
         Ok(_) => Some(made),
         Err(theirs) => {
             // SAFETY: nobody else has seen it.
-            let _ = unsafe { rustix::mm::munmap(made.cast(), LEN) };
+            let _ = unsafe { rustix::mm::munmap(made.cast(), len) };
             Some(theirs)
         }
     }
@@ -211,5 +250,7 @@ fn copy_plainly(to: *mut u8, from: &[iovec]) {
 
 /// In a forked child: the parent's threads, which held buffers, are not there.
 pub fn forget() {
-    FREE.store(u64::MAX, Ordering::Relaxed);
+    for pool in &POOLS {
+        pool.free.store(Pool::all(pool.count), Ordering::Relaxed);
+    }
 }

@@ -1,7 +1,11 @@
 //! Locks that order server threads among themselves while capturing, so that the log has the order in which the files were changed.
 //!
 //! None is ever waited for by the backup or held while something blocks that is no file. They are always taken in this order, and within a
-//! kind by rising index, so they can't deadlock: namespace → position → file → blocks.
+//! kind by rising index, so they can't deadlock: namespace → position → file → regions → blocks.
+//!
+//! A range is held over a real write, which takes as long as the disk does. So a thread should have to wait only for another that changes the same
+//! bytes, which engines hardly ever do: a short range is held by its blocks, of an InnoDB page each, and a longer one by whole regions. What holds blocks shares their
+//! regions, and what holds either shares the file.
 //!
 //! They are striped: two files may share a lock, which costs a wait and nothing else. std's locks are used since they are a futex and a word: they allocate
 //! nothing and can live in a static. (parking_lot allocates for a thread that has to wait.) Poison means nothing here: the locks guard no data.
@@ -11,10 +15,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use engine::capture_log::FileId;
 
-const FILE_STRIPES: usize = 64;
-const BLOCK_STRIPES: usize = 256;
-const BLOCK_LEN: u64 = 1 << 20;
-/// A change that touches more blocks takes the whole file.
+const FILE_STRIPES: usize = 512;
+const REGION_STRIPES: usize = 1024;
+const BLOCK_STRIPES: usize = 4096;
+const REGION_LEN: u64 = 1 << 20;
+const BLOCK_LEN: u64 = 16 << 10;
+/// A change that touches more regions takes the whole file.
+const REGIONS_MAX: usize = 8;
+/// A change that touches more blocks takes their regions.
 const BLOCKS_MAX: usize = 8;
 
 struct Locks {
@@ -22,6 +30,7 @@ struct Locks {
     namespace: Mutex<()>,
     positions: [Mutex<()>; FILE_STRIPES],
     files: [RwLock<()>; FILE_STRIPES],
+    regions: [RwLock<()>; REGION_STRIPES],
     blocks: [Mutex<()>; BLOCK_STRIPES],
 }
 
@@ -32,6 +41,7 @@ impl Locks {
             namespace: Mutex::new(()),
             positions: [const { Mutex::new(()) }; FILE_STRIPES],
             files: [const { RwLock::new(()) }; FILE_STRIPES],
+            regions: [const { RwLock::new(()) }; REGION_STRIPES],
             blocks: [const { Mutex::new(()) }; BLOCK_STRIPES],
         }
     }
@@ -41,6 +51,8 @@ struct Shared(UnsafeCell<Locks>);
 // SAFETY: replaced only in a forked child while it has one thread.
 unsafe impl Sync for Shared {}
 static LOCKS: Shared = Shared(UnsafeCell::new(Locks::new()));
+/// Never taken: what free locks look like. They are too many to be made on the stack of a thread that forks.
+static FREE: Shared = Shared(UnsafeCell::new(Locks::new()));
 
 fn locks() -> &'static Locks {
     // SAFETY: see `Shared`.
@@ -52,14 +64,25 @@ fn locks() -> &'static Locks {
 /// # Safety
 /// No other thread exists.
 pub unsafe fn renew() {
-    // SAFETY: nobody else is there to hold a reference that matters, and the locks own nothing that would have to be dropped.
-    unsafe { LOCKS.0.get().write(Locks::new()) };
+    // SAFETY: two statics; nobody else is there to hold a reference that matters, and the locks own nothing that would have to be dropped or that a copy would share.
+    unsafe { LOCKS.0.get().copy_from_nonoverlapping(FREE.0.get(), 1) };
 }
 
 pub type Guard = MutexGuard<'static, ()>;
 
+type Sharing = RwLockReadGuard<'static, ()>;
+type Excluding = RwLockWriteGuard<'static, ()>;
+
 fn lock(mutex: &'static Mutex<()>) -> Guard {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn share(lock: &'static RwLock<()>) -> Sharing {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn exclude(lock: &'static RwLock<()>) -> Excluding {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Held over the mapping of a session; None if a nested call would have to wait for it.
@@ -84,49 +107,75 @@ pub fn position(file: FileId) -> Option<Guard> {
         .map(lock)
 }
 
-/// A changing call's hold on what it changes.
+/// A changing call's hold on what it changes. Fields drop in their order, the innermost locks first.
 #[must_use]
 #[derive(Default)]
 pub struct Held {
     _blocks: [Option<Guard>; BLOCKS_MAX],
-    _shared: Option<RwLockReadGuard<'static, ()>>,
-    _exclusive: Option<RwLockWriteGuard<'static, ()>>,
+    /// A short range can lie across the border of two.
+    _shared_regions: [Option<Sharing>; 2],
+    _regions: [Option<Excluding>; REGIONS_MAX],
+    _shared: Option<Sharing>,
+    _exclusive: Option<Excluding>,
+}
+
+fn lock_of_file(file: FileId) -> Option<&'static RwLock<()>> {
+    locks().files.get(hash(file, 0) % FILE_STRIPES)
 }
 
 /// Against everything else that happens to the file.
 pub fn whole(file: FileId) -> Held {
-    let lock = locks().files.get(hash(file, 0) % FILE_STRIPES);
     Held {
-        _exclusive: lock.map(|lock| lock.write().unwrap_or_else(PoisonError::into_inner)),
+        _exclusive: lock_of_file(file).map(exclude),
         ..Held::default()
     }
 }
 
 /// Against what else happens to the range.
 pub fn range(file: FileId, offset: u64, len: u64) -> Held {
-    let first = offset / BLOCK_LEN;
-    let last = offset.saturating_add(len.max(1)).wrapping_sub(1) / BLOCK_LEN;
-    if last.saturating_sub(first) >= BLOCKS_MAX as u64 {
+    let touched = |unit: u64| {
+        let last = offset.saturating_add(len.max(1)).wrapping_sub(1) / unit;
+        (offset / unit, last)
+    };
+    let (regions, blocks) = (touched(REGION_LEN), touched(BLOCK_LEN));
+    let fits = |(first, last): (u64, u64), most: usize| last.saturating_sub(first) < most as u64;
+    if !fits(regions, REGIONS_MAX) {
         return whole(file);
     }
-    let lock_of_file = locks().files.get(hash(file, 0) % FILE_STRIPES);
     let mut held = Held {
-        _shared: lock_of_file.map(|lock| lock.read().unwrap_or_else(PoisonError::into_inner)),
+        _shared: lock_of_file(file).map(share),
         ..Held::default()
     };
-    let mut stripes = [usize::MAX; BLOCKS_MAX];
-    for (stripe, block) in stripes.iter_mut().zip(first..=last) {
-        *stripe = hash(file, block.wrapping_add(1)) % BLOCK_STRIPES;
+    let (all_regions, all_blocks) = (&locks().regions, &locks().blocks);
+    if !fits(blocks, BLOCKS_MAX) {
+        take(&mut held._regions, all_regions, file, regions, exclude);
+        return held;
+    }
+    take(&mut held._shared_regions, all_regions, file, regions, share);
+    take(&mut held._blocks, all_blocks, file, blocks, lock);
+    held
+}
+
+/// Takes the locks of units `first..=last`, at most `N`, by rising index, and one that several share only once.
+fn take<const N: usize, L, G>(
+    guards: &mut [Option<G>; N],
+    all: &'static [L],
+    file: FileId,
+    (first, last): (u64, u64),
+    lock: impl Fn(&'static L) -> G,
+) {
+    let mut stripes = [usize::MAX; N];
+    for (stripe, unit) in stripes.iter_mut().zip(first..=last) {
+        *stripe = hash(file, unit.wrapping_add(1)) % all.len().max(1);
     }
     stripes.sort_unstable();
     let mut taken = usize::MAX;
-    for (guard, stripe) in held._blocks.iter_mut().zip(stripes) {
+    for (guard, stripe) in guards.iter_mut().zip(stripes) {
         if stripe != taken {
-            *guard = locks().blocks.get(stripe).map(lock);
+            *guard = all.get(stripe).map(&lock);
             taken = stripe;
         }
     }
-    held
 }
 
 fn hash(file: FileId, block: u64) -> usize {

@@ -3,6 +3,9 @@
 //! One session is mapped at a time. The previous one's mapping is taken away when the next is mapped: by then nobody uses it, because a
 //! controller starts a session only after a grace period in Idle.
 //!
+//! The pages of the mapping exist, but the first touch of each is a fault. A write whose record is the first to reach so many of them would stand still for a
+//! millisecond, so they are brought in ahead of the tail, a few by each call.
+//!
 //! A segment that can't be mapped is refused: the library says so in the rendezvous and switches capture off, and the controller sees both.
 
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -17,10 +20,14 @@ use engine::capture_log::{Control, LostReason, shm};
 use rustix::fd::AsFd;
 use rustix::fs::Stat;
 use rustix::io::Errno;
+use rustix::mm::Advice;
 
 use crate::cancellation::Deferred;
 use crate::inflight::Call;
 use crate::{locks, rendezvous};
+
+/// What one call brings in: it takes some microseconds.
+const BRING_IN_LEN: usize = 64 << 10;
 
 /// The mapped session. Everything is copied from the segment once, after it was checked.
 struct Mapped {
@@ -28,6 +35,8 @@ struct Mapped {
     session: AtomicU64,
     base: AtomicPtr<u8>,
     capacity: AtomicUsize,
+    /// Bytes of the ring that some call has brought in, or has begun to.
+    brought_in: AtomicUsize,
     device_count: AtomicUsize,
     devices: [AtomicU64; DEVICE_COUNT_MAX],
 }
@@ -36,6 +45,7 @@ static MAPPED: Mapped = Mapped {
     session: AtomicU64::new(0),
     base: AtomicPtr::new(std::ptr::null_mut()),
     capacity: AtomicUsize::new(0),
+    brought_in: AtomicUsize::new(0),
     device_count: AtomicUsize::new(0),
     devices: [const { AtomicU64::new(0) }; DEVICE_COUNT_MAX],
 };
@@ -57,9 +67,30 @@ pub fn writer(call: &Call) -> Option<Writer> {
     let header = unsafe { &*base.cast::<SegmentHeader>() };
     // SAFETY: the mapping is longer than the header's page.
     let ring = unsafe { base.add(RING_OFFSET) };
+    let capacity = MAPPED.capacity.load(Ordering::Relaxed);
+    if MAPPED.brought_in.load(Ordering::Relaxed) < capacity {
+        bring_in(ring, capacity);
+    }
     // SAFETY: `map` saw that the file, every page reserved, holds `capacity` bytes behind the header.
-    let ring = unsafe { MappedRing::new(ring, MAPPED.capacity.load(Ordering::Relaxed)) };
+    let ring = unsafe { MappedRing::new(ring, capacity) };
     Some(LogWriter::new(header, ring))
+}
+
+/// Brings in the next pages of the ring. Kernels that can't do it leave them to be touched.
+#[cold]
+fn bring_in(ring: *mut u8, capacity: usize) {
+    let at = MAPPED.brought_in.fetch_add(BRING_IN_LEN, Ordering::Relaxed);
+    let len = capacity.saturating_sub(at).min(BRING_IN_LEN);
+    if len > 0 {
+        // SAFETY: inside the mapping, which stays while this call is registered, and populating it changes no byte.
+        let _ = unsafe {
+            rustix::mm::madvise(
+                ring.wrapping_add(at).cast(),
+                len,
+                Advice::LinuxPopulateWrite,
+            )
+        };
+    }
 }
 
 /// True if the mapped session watches `device`.
@@ -149,6 +180,7 @@ fn map_file(file: impl AsFd, stat: &Stat, session: u64) -> Result<(), Errno> {
     }
     MAPPED.device_count.store(count, Ordering::Relaxed);
     MAPPED.capacity.store(capacity, Ordering::Relaxed);
+    MAPPED.brought_in.store(0, Ordering::Relaxed);
     MAPPED.base.store(base, Ordering::Relaxed);
     Ok(())
 }

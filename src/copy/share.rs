@@ -35,6 +35,7 @@ pub(super) fn share(source: &File, target: &File, range: &Range<u64>) -> Shared 
         return Shared::Nothing;
     }
     let len = end - range.start;
+    write_out(source, range.start, len);
     match clone_range(source, target, range.start, len) {
         Ok(()) => Shared::Bytes(len),
         // The last two: it was cut short just now, or is not made of such blocks.
@@ -42,6 +43,16 @@ pub(super) fn share(source: &File, target: &File, range: &Range<u64>) -> Shared 
         // Or an error of either side: the plain copy finds out which.
         Err(_) => Shared::Never,
     }
+}
+
+/// The kernel shares only what is on the disk, and what isn't it writes out first, while nobody else may write to the file. So that is done before, where the
+/// server has to wait for nothing. It is no matter if it fails.
+fn write_out(source: &File, at: u64, len: u64) {
+    const ALL: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the call takes numbers only, and the descriptor is open as long as `source` is borrowed.
+    let _ = unsafe { libc::sync_file_range(source.as_raw_fd(), at as i64, len as i64, ALL) };
 }
 
 fn clone_range(source: &File, target: &File, at: u64, len: u64) -> Result<(), Errno> {

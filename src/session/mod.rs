@@ -1,4 +1,4 @@
-//! A session, phase by phase: attach, base copy, passes, payload, cut, finish.
+//! A session, phase by phase: attach, scan, base copy, passes, payload, cut, finish.
 //!
 //! Why the stage is right at the cut. Until the payload phase, every change since before the base copy is noted as dirty, and dirty ranges are copied again. When the
 //! mode became Payload and the grace period is over, every call that recorded without bytes is in the log; the reader notes up to there (position P) and
@@ -300,8 +300,10 @@ impl Session {
 
     /// Scans the source and copies every file once.
     pub fn base_copy(&mut self) -> Result<(), SessionError> {
-        self.core.phase(Phase::BaseCopy);
+        self.core.phase(Phase::Scan);
         self.scan()?;
+        self.end_phase(Phase::Scan);
+        self.core.phase(Phase::BaseCopy);
         let outcome = self.pass(&self.core.options.throttle.clone())?;
         self.stats.copied_bytes += outcome.copied_bytes;
         self.end_phase(Phase::BaseCopy);

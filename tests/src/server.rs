@@ -2,6 +2,7 @@
 //!
 //! Rule: a server never outlives its test. It is killed on drop, which runs on a panic too, and by the kernel if the test dies.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,9 @@ pub const REPLICATION_PASSWORD: &str = "repl";
 #[derive(Clone)]
 pub struct ServerOptions {
     flavor: Flavor,
-    hooked: bool,
+    /// Libraries to preload, in this order.
+    preload: Vec<PathBuf>,
+    environment: Vec<(String, PathBuf)>,
     data_dir: Option<PathBuf>,
     runtime_dir: Option<PathBuf>,
     binlog: bool,
@@ -42,7 +45,8 @@ impl Default for ServerOptions {
     fn default() -> ServerOptions {
         ServerOptions {
             flavor: Flavor::main().clone(),
-            hooked: false,
+            preload: Vec::new(),
+            environment: Vec::new(),
             data_dir: None,
             runtime_dir: None,
             binlog: true,
@@ -63,9 +67,22 @@ impl ServerOptions {
     /// A server with the library preloaded.
     pub fn hooked() -> ServerOptions {
         ServerOptions {
-            hooked: true,
+            preload: vec![artifacts::library()],
             ..ServerOptions::default()
         }
+    }
+
+    /// Other libraries to preload: what the server finds before what is preloaded so far, and what that finds.
+    pub fn preload_around(mut self, outer: &Path, inner: &Path) -> ServerOptions {
+        self.preload.insert(0, outer.into());
+        self.preload.push(inner.into());
+        self
+    }
+
+    /// One more environment variable, a path.
+    pub fn environment(mut self, name: &str, path: &Path) -> ServerOptions {
+        self.environment.push((name.into(), path.into()));
+        self
     }
 
     pub fn flavor(mut self, flavor: &Flavor) -> ServerOptions {
@@ -355,8 +372,16 @@ fn command(
     command
         .args(&words[1..])
         .env("HOTMIRROR_RUNTIME_DIR", runtime);
-    if options.hooked {
-        command.env("LD_PRELOAD", artifacts::library());
+    for (name, path) in &options.environment {
+        command.env(name, path);
+    }
+    if !options.preload.is_empty() {
+        let libraries: Vec<_> = options
+            .preload
+            .iter()
+            .map(|path| path.as_os_str())
+            .collect();
+        command.env("LD_PRELOAD", libraries.join(OsStr::new(":")));
     }
     command
         .stdin(Stdio::null())

@@ -20,9 +20,17 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// The phases that a session announces, in order.
-const STEPS: [&str; 6] = ["attach", "base_copy", "passes", "payload", "cut", "finish"];
+const STEPS: [&str; 7] = [
+    "attach",
+    "scan",
+    "base_copy",
+    "passes",
+    "payload",
+    "cut",
+    "finish",
+];
 /// Those in which all of the backup is still to be made.
-const EARLY_STEPS: [&str; 4] = ["attach", "base_copy", "passes", "payload"];
+const EARLY_STEPS: [&str; 5] = ["attach", "scan", "base_copy", "passes", "payload"];
 /// Engines whose tables survive a server that is killed: others may be left in need of a repair that nobody can do without losing rows.
 const CRASH_SAFE: &[&str] = &["InnoDB"];
 

@@ -20,6 +20,7 @@ pub enum Show {
 pub fn phase_name(phase: Phase) -> &'static str {
     match phase {
         Phase::Attach => "Attaching to the server",
+        Phase::Scan => "Listing the files",
         Phase::BaseCopy => "Copying",
         Phase::Passes => "Copying what changed",
         Phase::Payload => "Mirroring changes",

@@ -1,5 +1,9 @@
-//! Changes of a file's size and of the space behind it. In a session that carries payloads the whole file is locked: a truncation must stand in the
+//! Changes of a file's size and of the space behind it. In a session that carries payloads the whole file is locked for a truncation: it must stand in the
 //! log between the writes between which it happened.
+//!
+//! What allocates, punches or zeroes locks its range only. It changes no byte outside, and may make the file longer, which it does to the same effect before or
+//! after any other write: the file is as long as the longest of them wants it. (Where a file system can't allocate, libc writes zeros into the range itself.) What
+//! has to know where the file ends holds all of it.
 
 use engine::capture_log::{FileId, Record};
 use libc::{c_char, c_int, off64_t};
@@ -10,7 +14,7 @@ use crate::{locks, path};
 
 /// ftruncate, by descriptor.
 pub fn to_len(fd: c_int, len: i64, real: impl FnOnce() -> c_int) -> c_int {
-    changing(fd, real, |capture, file, result| {
+    changing(fd, None, real, |capture, file, result| {
         if let (0, Ok(len)) = (result, u64::try_from(len)) {
             capture.append(&Record::Truncate { file, len });
         }
@@ -25,7 +29,8 @@ pub fn allocated(
     len: i64,
     real: impl FnOnce() -> c_int,
 ) -> c_int {
-    changing(fd, real, |capture, file, result| {
+    let range = in_place(mode).then_some((offset, len));
+    changing(fd, range, real, |capture, file, result| {
         if result != 0 {
             return note_failure(capture, file, crate::real::errno());
         }
@@ -38,12 +43,15 @@ pub fn allocated(
 
 /// posix_fallocate gives its errno as the result.
 fn allocated_posix(fd: c_int, offset: i64, len: i64, real: impl FnOnce() -> c_int) -> c_int {
-    changing(fd, real, |capture, file, result| {
-        match allocation(file, 0, offset, len) {
+    changing(
+        fd,
+        Some((offset, len)),
+        real,
+        |capture, file, result| match allocation(file, 0, offset, len) {
             Some(record) if result == 0 => capture.append(&record),
             _ => note_failure(capture, file, result),
-        }
-    })
+        },
+    )
 }
 
 fn note_failure(capture: &Capture<'_>, file: FileId, errno: c_int) {
@@ -55,7 +63,16 @@ fn note_failure(capture: &Capture<'_>, file: FileId, errno: c_int) {
     }
 }
 
-/// None for modes that shift the bytes behind the range.
+/// False for modes that shift the bytes behind the range, and for those that nobody knows yet.
+fn in_place(mode: c_int) -> bool {
+    let may_be = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_UNSHARE_RANGE;
+    matches!(
+        mode & !may_be,
+        0 | libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE
+    )
+}
+
+/// None for modes that are not [`in_place`].
 fn allocation(file: FileId, mode: c_int, offset: i64, len: i64) -> Option<Record<'static>> {
     let (offset, len) = (u64::try_from(offset).ok()?, u64::try_from(len).ok()?);
     let keep_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
@@ -77,8 +94,10 @@ fn allocation(file: FileId, mode: c_int, offset: i64, len: i64) -> Option<Record
     }
 }
 
+/// `range`: offset and length of all that changes, if it is not the whole file.
 fn changing(
     fd: c_int,
+    range: Option<(i64, i64)>,
     real: impl FnOnce() -> c_int,
     note: impl FnOnce(&Capture<'_>, FileId, c_int),
 ) -> c_int {
@@ -90,7 +109,12 @@ fn changing(
     }
     recorded(&call, -1, real, |capture, real| {
         let Some(file) = capture.file(fd) else { return };
-        let _held = capture.hold_whole(file);
+        let range =
+            range.and_then(|(offset, len)| Some((offset.try_into().ok()?, len.try_into().ok()?)));
+        let _held = match range {
+            Some((offset, len)) => capture.hold_range(file, offset, Some(len)),
+            None => capture.hold_whole(file),
+        };
         if let Some(result) = real.run() {
             note(capture, file, result);
         }

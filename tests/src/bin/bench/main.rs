@@ -11,8 +11,10 @@ mod plan;
 mod plot;
 mod pwrite;
 mod reflink;
+mod rate;
 mod report;
 mod rounds;
+mod stalls;
 mod sysbench;
 mod ways;
 
@@ -28,8 +30,20 @@ struct Request {
     plan: Plan,
     /// Where the page and its plots go.
     output: Option<PathBuf>,
-    /// What a hooked call costs, and nothing else.
-    only_calls: bool,
+    /// The one thing to measure, if it is not all.
+    only: Option<Only>,
+}
+
+#[derive(Clone, Copy)]
+enum Only {
+    /// What a hooked call costs.
+    Calls,
+    /// How long calls are held up under load.
+    Stalls,
+    /// How many small writes per second a session takes.
+    Rate,
+    /// How a backup grows with the number of tables.
+    Many,
 }
 
 fn request(arguments: Vec<String>) -> Request {
@@ -40,7 +54,13 @@ fn request(arguments: Vec<String>) -> Request {
         _ => Plan::standard(),
     };
     let mut output = (!has("--quick")).then(|| artifacts::workspace().join("docs"));
-    let only_calls = has("--calls");
+    let only = match () {
+        () if has("--calls") => Some(Only::Calls),
+        () if has("--stalls") => Some(Only::Stalls),
+        () if has("--rate") => Some(Only::Rate),
+        () if has("--many") => Some(Only::Many),
+        () => None,
+    };
     let mut rest = arguments.into_iter();
     while let Some(argument) = rest.next() {
         let mut number = || -> u32 {
@@ -50,31 +70,28 @@ fn request(arguments: Vec<String>) -> Request {
                 .unwrap_or_else(|e| panic!("{argument} {value}: {e}"))
         };
         match argument.as_str() {
-            "--quick" | "--full" | "--calls" => {}
+            "--quick" | "--full" | "--calls" | "--stalls" | "--rate" | "--many" => {}
+            "--metered-backups" => plan.metered_backups = number(),
             "--data-gb" => plan.set_data_gb(number()),
             "--many-tables" => plan.many_tables = number(),
+            "--first-rate" => plan.first_rate = number(),
             "--rounds" => plan.rounds = number(),
             "--output" => output = Some(rest.next().expect("A directory after --output").into()),
             _ => panic!("Unknown argument {argument}"),
         }
     }
-    Request {
-        plan,
-        output,
-        only_calls,
-    }
+    Request { plan, output, only }
 }
 
 fn main() {
-    let Request {
-        plan,
-        output,
-        only_calls,
-    } = request(std::env::args().skip(1).collect());
+    let Request { plan, output, only } = request(std::env::args().skip(1).collect());
     let home = scratch::dir();
-    if only_calls {
-        pwrite::measure(&plan, home.path());
-        return;
+    match only {
+        Some(Only::Calls) => return drop(pwrite::measure(&plan, home.path())),
+        Some(Only::Stalls) => return drop(stalls::measure(&plan, home.path())),
+        Some(Only::Rate) => return println!("{:?}", rate::measure(&plan, home.path())),
+        Some(Only::Many) => return drop(many::run(&plan, home.path())),
+        None => {}
     }
     let results = measure(&plan, home.path());
     let dir = output.unwrap_or_else(|| home.path().into());
@@ -101,6 +118,8 @@ fn measure(plan: &Plan, home: &Path) -> Results {
             .map(|server| rounds::run(plan, server, home))
             .collect(),
         held_ms: locks::run(plan, home),
+        stalls: stalls::measure(plan, home),
+        rate: rate::measure(plan, home),
         many: many::run(plan, home),
         reflinks: reflink::run(plan),
     }

@@ -13,8 +13,10 @@ use crate::plan::Plan;
 use crate::ways::{Peak, peak_of};
 
 const CONNECTIONS: u32 = 4;
+const FEW: u32 = 100;
 
 /// A backup of a server with that many tables.
+#[derive(Debug)]
 pub struct Many {
     pub tables: u32,
     pub files: u64,
@@ -37,7 +39,8 @@ pub fn run(plan: &Plan, home: &Path) -> Vec<Many> {
     let most = plan.many_tables;
     let mut results = Vec::new();
     let mut made = 0;
-    for tables in [most / 20, most / 2, most] {
+    // What a small server has, a tenth of the largest, and that.
+    for tables in [FEW.min(most / 20), most / 10, most] {
         println!("Making {tables} tables");
         std::thread::scope(|scope| {
             for connection in 0..CONNECTIONS {
@@ -46,9 +49,28 @@ pub fn run(plan: &Plan, home: &Path) -> Vec<Many> {
             }
         });
         made = tables;
-        results.push(back_up(tables, &server, home));
+        let of = back_up(tables, &server, home);
+        println!("{of:?}");
+        results.push(of);
     }
     results
+}
+
+impl Many {
+    pub fn phase(&self, name: &str) -> f64 {
+        self.phases.get(name).copied().unwrap_or(0.0)
+    }
+
+    pub fn ms_per_file(&self, seconds: f64) -> f64 {
+        seconds * 1e3 / self.files.max(1) as f64
+    }
+}
+
+/// What each table more takes of memory, by the two largest.
+pub fn kb_per_table(many: &[Many]) -> Option<f64> {
+    let [.., less, most] = many else { return None };
+    let tables = most.tables.saturating_sub(less.tables).max(1);
+    Some((most.peak.mb - less.peak.mb) * 1024.0 / f64::from(tables))
 }
 
 fn back_up(tables: u32, server: &Server, home: &Path) -> Many {

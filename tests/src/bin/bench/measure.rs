@@ -1,7 +1,9 @@
-//! Small helpers: medians, percentiles, sizes.
+//! Small helpers: medians, percentiles, sizes, and compiling what is written in C.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use hotmirror_tests::artifacts;
 
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     percentile(values, 50)
@@ -36,4 +38,22 @@ pub fn size_gb(dir: &Path) -> f64 {
 pub fn cached_mb(dir: &Path) -> f64 {
     let script = r#"find "$1" -type f -print0 | xargs -0 -r fincore -b -n -r -o RES | awk '{ n += $1 } END { print n / 1e6 }'"#;
     number(Command::new("sh").args(["-c", script, "sh"]).arg(dir))
+}
+
+/// Compiles `SOURCE.c` of the directory for it; gives what was made.
+pub fn compile(source: &str, made: &str, options: &[&str], home: &Path) -> PathBuf {
+    let source = artifacts::workspace().join(format!("tests/bench/{source}.c"));
+    let made = home.join(made);
+    let status = Command::new("cc")
+        .arg("-O2")
+        .args(options)
+        .arg("-o")
+        .args([&made, &source])
+        .status();
+    assert!(
+        status.is_ok_and(|status| status.success()),
+        "Cannot compile {}",
+        source.display()
+    );
+    made
 }

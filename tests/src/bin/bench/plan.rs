@@ -37,6 +37,12 @@ pub struct Plan {
     pub calm: Duration,
     /// Backups in a row of a small server, for the time that commits are held.
     pub cuts: u32,
+    /// Backups in a row of a server whose calls are metered.
+    pub metered_backups: u32,
+    /// In each mode, at each rate of small writes.
+    pub rate_time: Duration,
+    /// Writes per second.
+    pub first_rate: u32,
     /// Processes of the pwrite loop for each way, and rounds within one.
     pub pwrite_processes: u32,
     pub pwrite_rounds: u32,
@@ -57,6 +63,9 @@ impl Plan {
             warm_up: Duration::from_secs(20),
             calm: Duration::from_secs(8),
             cuts: 100,
+            metered_backups: 30,
+            rate_time: Duration::from_secs(5),
+            first_rate: 100_000,
             pwrite_processes: 9,
             pwrite_rounds: 25,
             many_tables: 20_000,
@@ -81,6 +90,8 @@ impl Plan {
             warm_up: Duration::from_secs(4),
             calm: Duration::from_secs(3),
             cuts: 5,
+            metered_backups: 3,
+            rate_time: Duration::from_secs(1),
             pwrite_processes: 3,
             pwrite_rounds: 9,
             many_tables: 400,

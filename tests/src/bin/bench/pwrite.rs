@@ -16,7 +16,7 @@ use hotmirror::capture_log::ring::Next;
 use hotmirror::capture_log::{Control, Link, Mode, Segment};
 use hotmirror_tests::{artifacts, scratch};
 
-use crate::measure::median;
+use crate::measure::{compile, median};
 use crate::plan::Plan;
 
 const LOG_BYTES: u64 = 64 << 20;
@@ -106,7 +106,7 @@ impl fmt::Display for Calls {
 }
 
 pub fn measure(plan: &Plan, home: &Path) -> Vec<Calls> {
-    let program = compile(home);
+    let program = compile("pwrite_loop", "pwrite_loop", &[], home);
     LENS.iter()
         .map(|len| of_len(*len, &program, plan, home))
         .inspect(|calls| println!("{calls}"))
@@ -186,21 +186,6 @@ fn collected(said: &str) -> f64 {
         .find_map(|line| line.split_once("Collected : "));
     let count = count.and_then(|(_, count)| count.trim().parse().ok());
     count.unwrap_or_else(|| panic!("callgrind said: {said}"))
-}
-
-fn compile(home: &Path) -> std::path::PathBuf {
-    let source = artifacts::workspace().join("tests/bench/pwrite_loop.c");
-    let program = home.join("pwrite_loop");
-    let status = Command::new("cc")
-        .args(["-O2", "-o"])
-        .args([&program, &source])
-        .status();
-    assert!(
-        status.is_ok_and(|status| status.success()),
-        "Cannot compile {}",
-        source.display()
-    );
-    program
 }
 
 fn command(mut command: Command, home: &Path, len: u32, rounds: u32) -> Command {
