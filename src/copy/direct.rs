@@ -15,6 +15,11 @@ pub(super) fn is_aligned(offset: u64, len: usize) -> bool {
     offset.is_multiple_of(ALIGNMENT as u64) && len.is_multiple_of(ALIGNMENT)
 }
 
+/// The largest aligned length that is not more than `len`.
+pub(super) fn aligned_len(len: u64) -> u64 {
+    len - len % ALIGNMENT as u64
+}
+
 /// Opens the same file once more, for direct I/O. None where that is not possible: it is an optimisation only.
 pub(super) fn open_direct(file: &File, write: bool) -> Option<File> {
     let access = if write {
@@ -31,7 +36,7 @@ pub(super) fn open_direct(file: &File, write: bool) -> Option<File> {
 
 /// Which pages of a stretch of a file are in the page cache. Asked without reading anything: to try to read without waiting makes the kernel read ahead,
 /// into the page cache.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub(super) struct Resident {
     at: u64,
     /// The lowest bit of each tells of a page.
@@ -57,6 +62,26 @@ impl Resident {
             0 => Resident { at, pages },
             _ => Resident::default(),
         }
+    }
+
+    /// Which parts of a stretch are not, in whole pages.
+    pub fn absent(&self, offset: u64, len: usize) -> Vec<Range<u64>> {
+        let page_len = ALIGNMENT as u64;
+        let mut absent: Vec<Range<u64>> = Vec::new();
+        let (first, end) = (offset / page_len, (offset + len as u64).div_ceil(page_len));
+        for page in first..end {
+            let index = page.checked_sub(self.at / page_len);
+            let state = index.and_then(|index| self.pages.get(index as usize));
+            if state.is_none_or(|state| state & 1 == 1) {
+                continue;
+            }
+            let at = page * page_len;
+            match absent.last_mut() {
+                Some(last) if last.end == at => last.end += page_len,
+                _ => absent.push(at..at + page_len),
+            }
+        }
+        absent
     }
 
     /// True if all of a stretch is. What is there in parts only takes more reads than what isn't at all.

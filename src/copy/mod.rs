@@ -5,6 +5,7 @@
 //!
 //! The source may change meanwhile. That is no matter: whatever changes is recorded, and copied again.
 
+mod cache;
 mod direct;
 mod holes;
 mod share;
@@ -14,14 +15,14 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::Advice;
-
-use self::direct::{AlignedBuffer, Resident, is_aligned, open_direct};
+use self::cache::Pending;
+use self::direct::{AlignedBuffer, Resident, aligned_len, is_aligned, open_direct};
 use self::holes::{Part, next_part};
 use self::share::{Shared, share};
 use crate::digest::Digests;
 use crate::throttle::Throttle;
 
+pub use self::cache::drop_pages;
 pub use self::holes::make_hole;
 
 /// A range shorter than this is not worth opening a file a second time.
@@ -54,6 +55,7 @@ pub struct CopyContext<'c> {
 pub struct Copier<'c> {
     context: CopyContext<'c>,
     buffer: AlignedBuffer,
+    pending: Pending,
 }
 
 /// A source file and its copy, open.
@@ -93,26 +95,40 @@ impl Pair {
         self.target.set_len(size)
     }
 
-    /// What of the source is in the page cache, as far as that matters.
-    fn resident(&self, range: &Range<u64>) -> Resident {
-        match self.direct_source {
-            Some(_) => Resident::of(&self.source, range),
-            None => Resident::default(),
-        }
-    }
-
     /// Reads from the source what is in the page cache from there, and everything else past it. A direct read of what is dirty there would have to write it out first.
     fn read(&self, buffer: &mut [u8], at: u64, resident: &Resident) -> io::Result<usize> {
         let is_direct = is_aligned(at, buffer.len()) && !resident.has(at, buffer.len());
         match self.direct_source.as_ref().filter(|_| is_direct) {
-            Some(direct) => {
-                read_some(direct, buffer, at).or_else(|_| read_some(&self.source, buffer, at))
-            }
-            None => read_some(&self.source, buffer, at),
+            Some(direct) => read_some(direct, buffer, at)
+                .or_else(|_| self.read_through_cache(buffer, at, resident)),
+            None => self.read_through_cache(buffer, at, resident),
         }
     }
 
-    fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+    /// Of `len` bytes what can be copied past the page cache at once, or all of them if nothing can.
+    fn direct_len(&self, at: u64, len: u64) -> u64 {
+        let aligned = aligned_len(len);
+        match self.direct_source.is_some() && is_aligned(at, 0) && aligned > 0 {
+            true => aligned,
+            false => len,
+        }
+    }
+
+    /// The page cache is as it was afterwards.
+    fn read_through_cache(
+        &self,
+        buffer: &mut [u8],
+        at: u64,
+        resident: &Resident,
+    ) -> io::Result<usize> {
+        let got = read_some(&self.source, buffer, at);
+        for range in resident.absent(at, buffer.len()) {
+            drop_pages(&self.source, &range);
+        }
+        got
+    }
+
+    fn write(&self, bytes: &[u8], at: u64, pending: &mut Pending) -> io::Result<()> {
         let direct = self.direct_target.as_ref();
         if let Some(direct) = direct.filter(|_| is_aligned(at, bytes.len())) {
             match direct.write_all_at(bytes, at) {
@@ -121,7 +137,7 @@ impl Pair {
             }
         }
         self.target.write_all_at(bytes, at)?;
-        start_write_back(&self.target, at, bytes.len() as u64);
+        pending.add(&self.target, at..at + bytes.len() as u64);
         Ok(())
     }
 }
@@ -130,7 +146,11 @@ impl<'c> Copier<'c> {
     /// Fails if there is no memory for its buffer.
     pub fn new(context: CopyContext<'c>) -> io::Result<Copier<'c>> {
         let buffer = AlignedBuffer::new()?;
-        Ok(Copier { context, buffer })
+        Ok(Copier {
+            context,
+            buffer,
+            pending: Pending::default(),
+        })
     }
 
     /// Makes `range` of the copy equal to that of the source, as far as the source reaches. Gives the bytes of data copied.
@@ -157,7 +177,7 @@ impl<'c> Copier<'c> {
     /// Goes a buffer at a time.
     fn copy_data(&mut self, pair: &Pair, range: Range<u64>) -> Result<u64, CopyError> {
         let context = self.context;
-        let resident = pair.resident(&range);
+        let resident = Resident::of(&pair.source, &range);
         let mut at = range.start;
         while at < range.end {
             context.throttle.hold(context.stop);
@@ -205,11 +225,13 @@ impl<'c> Copier<'c> {
         // Ends where a buffer of the range's neighbours would, so that the next begins aligned.
         let buffer_len = AlignedBuffer::LEN as u64;
         let len = (buffer_len - at % buffer_len).min(range.end - at);
+        let len = pair.direct_len(at, len);
         let buffer = &mut self.buffer.bytes()[..len as usize];
         let got = pair.read(buffer, at, resident).map_err(CopyError::Source)?;
         let bytes = &buffer[..got];
         self.context.digests.forget(pair.slot, at..at + got as u64);
-        pair.write(bytes, at).map_err(CopyError::Target)?;
+        pair.write(bytes, at, &mut self.pending)
+            .map_err(CopyError::Target)?;
         self.context.digests.note(pair.slot, at, bytes);
         Ok(got as u64)
     }
@@ -224,15 +246,10 @@ fn read_some(source: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     }
 }
 
-/// Lets the kernel begin to write the range out, so that dirty pages don't pile up until the final sync.
-fn start_write_back(target: &File, at: u64, len: u64) {
-    // For dirty pages this advice means: start writing; only clean ones are dropped.
-    let _ = rustix::fs::fadvise(target, at, std::num::NonZeroU64::new(len), Advice::DontNeed);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::Advice;
     use std::os::unix::fs::MetadataExt;
 
     /// A source and a copy on a real file system, where direct I/O is possible.
@@ -382,6 +399,31 @@ mod tests {
         files.source.read_exact_at(&mut page, 1 << 20).unwrap();
         let some = Resident::of(&files.source, &range);
         assert!(some.has(1 << 20, 4096) && !some.has(4096, len - 4096));
+    }
+
+    #[test]
+    fn a_copy_leaves_the_page_cache_as_it_was() {
+        let page = 4096;
+        // A small file, and a large one that ends within a page.
+        for len in [25 * page, (1 << 20) + 40 * page + 777] {
+            let files = files();
+            files.source.write_all_at(&vec![1; len], 0).unwrap();
+            files.source.sync_all().unwrap();
+            let dropped = rustix::fs::fadvise(&files.source, 0, None, Advice::DontNeed);
+            dropped.unwrap();
+            // What the server has read stays, whatever the kernel read ahead with it.
+            let mut some = vec![0; 3 * page];
+            files
+                .source
+                .read_exact_at(&mut some, 2 * page as u64)
+                .unwrap();
+            let range = 0..len as u64;
+            let before = Resident::of(&files.source, &range);
+            files.copy(0..u64::MAX, false).unwrap();
+            assert!(Resident::of(&files.source, &range) == before, "{len} bytes");
+            let (source, target) = files.contents();
+            assert!(source == target);
+        }
     }
 
     #[test]

@@ -204,6 +204,8 @@ fn place(placing: &Placing<'_>, core: &Core) -> Result<(u64, u32), SessionError>
         .digests
         .sum(slot, &file)
         .map_err(failed("read back", &at))?;
+    // The page cache is the server's; what is not written yet begins to be.
+    crate::copy::drop_pages(&file, &(0..summed.0));
     set_owner_and_mode(&at, &placing.state.attributes)?;
     let modified = UNIX_EPOCH + Duration::from_nanos(modified_ns(placing.state).max(0) as u64);
     file.set_modified(modified)

@@ -9,6 +9,7 @@ pub mod channels;
 pub mod checksums;
 pub mod flavor;
 pub mod load;
+pub mod memory_group;
 pub mod mount;
 pub mod program;
 pub mod proof;
