@@ -205,8 +205,8 @@ impl Pass<'_> {
             .map(|range| range.end.min(traits.size).saturating_sub(range.start))
             .sum();
         let pair = Pair::new(item.work.slot, source, target, len);
-        // First, so that large writes don't have to extend the copy; and last, for what the range's end leaves open.
-        pair.match_size(self.copying.digests).map_err(slot)?;
+        pair.make_room(traits.size, self.copying.digests)
+            .map_err(slot)?;
         let mut bytes = 0;
         for range in ranges {
             bytes += copier
@@ -219,6 +219,7 @@ impl Pass<'_> {
                     },
                 })?;
         }
+        // For what the range's end leaves open.
         pair.match_size(self.copying.digests).map_err(slot)?;
         Ok(Some(bytes))
     }

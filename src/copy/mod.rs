@@ -84,9 +84,21 @@ impl Pair {
         pair
     }
 
+    /// Gives the copy the size that the source is seen to have, before anything is written, so that large writes don't have to extend it. Small ones do that on
+    /// their way.
+    pub fn make_room(&self, seen_size: u64, digests: &Digests) -> io::Result<()> {
+        match self.direct_target {
+            Some(_) => self.resize(seen_size, digests),
+            None => Ok(()),
+        }
+    }
+
     /// Gives the copy the size that the source has now. If that changed after the extents were taken, the log knows, and it comes again.
     pub fn match_size(&self, digests: &Digests) -> io::Result<()> {
-        let size = self.source.metadata()?.len();
+        self.resize(self.source.metadata()?.len(), digests)
+    }
+
+    fn resize(&self, size: u64, digests: &Digests) -> io::Result<()> {
         let copy_size = self.target.metadata()?.len();
         if copy_size == size {
             return Ok(());

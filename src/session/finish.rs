@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{PermissionsExt, lchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
@@ -49,6 +49,8 @@ pub(super) fn name_everything(
     let mut placings = Vec::new();
     let mut first_places: HashMap<u64, PathBuf> = HashMap::new();
     let mut directories = Vec::new();
+    // Names come in order: those of one directory mostly one after the other.
+    let mut parent = PathBuf::new();
     for (path, node) in catalog.names() {
         let Some(place) = catalog.scope().place(path) else {
             continue;
@@ -61,7 +63,7 @@ pub(super) fn name_everything(
                 directories.push((at, *attributes));
             }
             Node::Symlink(target) => {
-                make_parent(&at)?;
+                make_parent(&at, &mut parent)?;
                 std::os::unix::fs::symlink(target, &at).map_err(failed("create", &at))?;
                 let kind = Kind::Symlink {
                     target: target.clone(),
@@ -72,7 +74,7 @@ pub(super) fn name_everything(
                 let Some(state) = catalog.file(*file) else {
                     continue;
                 };
-                make_parent(&at)?;
+                make_parent(&at, &mut parent)?;
                 let link_to = first_places.get(&state.slot).cloned();
                 first_places
                     .entry(state.slot)
@@ -127,13 +129,14 @@ pub(super) fn name_everything(
     Ok((entries, bytes))
 }
 
-fn make_parent(at: &Path) -> Result<(), SessionError> {
-    match at.parent() {
-        Some(parent) if !parent.is_dir() => {
-            fs::create_dir_all(parent).map_err(failed("create", parent))
-        }
-        _ => Ok(()),
-    }
+/// `last`: a directory that is known to be there.
+fn make_parent(at: &Path, last: &mut PathBuf) -> Result<(), SessionError> {
+    let Some(parent) = at.parent().filter(|parent| parent != last) else {
+        return Ok(());
+    };
+    fs::create_dir_all(parent).map_err(failed("create", parent))?;
+    *last = parent.into();
+    Ok(())
 }
 
 fn entry(path: PathBuf, kind: Kind, attributes: &Attributes, modified_ns: i64) -> Entry {
@@ -206,11 +209,32 @@ fn place(placing: &Placing<'_>, core: &Core) -> Result<(u64, u32), SessionError>
         .map_err(failed("read back", &at))?;
     // The page cache is the server's; what is not written yet begins to be.
     crate::copy::drop_pages(&file, &(0..summed.0));
-    set_owner_and_mode(&at, &placing.state.attributes)?;
+    set_owner_and_mode_of(&file, &at, &placing.state.attributes)?;
     let modified = UNIX_EPOCH + Duration::from_nanos(modified_ns(placing.state).max(0) as u64);
     file.set_modified(modified)
         .map_err(failed("set the time of", &at))?;
     Ok(summed)
+}
+
+/// As [`set_owner_and_mode`], of an open file, and only what it does not have already: each change is one of the file system's.
+fn set_owner_and_mode_of(
+    file: &File,
+    at: &Path,
+    attributes: &Attributes,
+) -> Result<(), SessionError> {
+    let Attributes { mode, uid, gid } = *attributes;
+    let now = file.metadata().map_err(failed("look at", at))?;
+    if rustix::process::geteuid().is_root() && (now.uid(), now.gid()) != (uid, gid) {
+        fchown(file, Some(uid), Some(gid)).map_err(failed("set the owner of", at))?;
+    }
+    // To give a file away may take bits of its mode along; they are asked for here, and such a file's mode is set again.
+    const TAKEN: u32 = 0o6000;
+    if now.mode() & 0o7777 != mode & 0o7777 || mode & TAKEN != 0 {
+        let permissions = fs::Permissions::from_mode(mode & 0o7777);
+        file.set_permissions(permissions)
+            .map_err(failed("set the mode of", at))?;
+    }
+    Ok(())
 }
 
 /// The owner is kept if we may: only root can give files away.

@@ -110,6 +110,8 @@ fn main() {
 }
 
 fn measure(plan: &Plan, home: &Path) -> Results {
+    // First, while no other part has removed anything.
+    let many = many::run(plan, home);
     Results {
         calls: pwrite::measure(plan, home),
         grounds: plan
@@ -120,7 +122,7 @@ fn measure(plan: &Plan, home: &Path) -> Results {
         held_ms: locks::run(plan, home),
         stalls: stalls::measure(plan, home),
         rate: rate::measure(plan, home),
-        many: many::run(plan, home),
+        many,
         reflinks: reflink::run(plan),
     }
 }
