@@ -2,6 +2,7 @@
 //!
 //! Rule: everything that is compared runs in one go, on the same data, under the same load, in turns; each figure is a median.
 
+mod bounds;
 mod floor;
 mod locks;
 mod many;
@@ -10,8 +11,8 @@ mod meter;
 mod plan;
 mod plot;
 mod pwrite;
-mod reflink;
 mod rate;
+mod reflink;
 mod report;
 mod rounds;
 mod stalls;
