@@ -33,7 +33,7 @@ pub fn run(plan: &Plan, home: &Path) -> Vec<Many> {
         .without_binlog()
         .option("--innodb-flush-log-at-trx-commit=0")
         .option("--innodb-doublewrite=0")
-        .option("--innodb-log-file-size=512M")
+        .option("--innodb-log-file-size=96M")
         .option("--table-definition-cache=400")
         .start();
     server.execute(&["CREATE DATABASE many"]);
