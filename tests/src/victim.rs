@@ -155,7 +155,7 @@ impl Victim {
             exclude: Arc::new(|_| false),
             parallel: 2,
             throttle: Arc::new(Throttle::new(0)),
-            log_size: 16 << 20,
+            log_size: 64 << 20,
             max_passes: 30,
             grace_bound: Duration::from_secs(10),
             monitor: Arc::new(Quiet),
