@@ -66,8 +66,8 @@ impl Drop for Pending {
     }
 }
 
-/// An error shows when the target is synced.
-fn wait_until_written(file: &File, range: &Range<u64>) {
+/// Begins to write what is dirty, and waits for it. An error shows when the file system is synced.
+pub(super) fn wait_until_written(file: &File, range: &Range<u64>) {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;

@@ -4,10 +4,12 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::AsRawFd;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, opcode};
-use std::os::fd::AsRawFd;
+
+use super::cache::wait_until_written;
 
 /// Where shared ranges begin and end, but for a file's end. A file system with larger blocks refuses some of them, and these are copied.
 const BLOCK_LEN: u64 = 4096;
@@ -35,7 +37,9 @@ pub(super) fn share(source: &File, target: &File, range: &Range<u64>) -> Shared 
         return Shared::Nothing;
     }
     let len = end - range.start;
-    write_out(source, range.start, len);
+    // The kernel shares only what is on the disk. What isn't it writes out first, while nobody else may write to the file: it is done before, where the server has to
+    // wait for nothing.
+    wait_until_written(source, &(range.start..end));
     match clone_range(source, target, range.start, len) {
         Ok(()) => Shared::Bytes(len),
         // The last two: it was cut short just now, or is not made of such blocks.
@@ -43,16 +47,6 @@ pub(super) fn share(source: &File, target: &File, range: &Range<u64>) -> Shared 
         // Or an error of either side: the plain copy finds out which.
         Err(_) => Shared::Never,
     }
-}
-
-/// The kernel shares only what is on the disk, and what isn't it writes out first, while nobody else may write to the file. So that is done before, where the
-/// server has to wait for nothing. It is no matter if it fails.
-fn write_out(source: &File, at: u64, len: u64) {
-    const ALL: libc::c_uint = libc::SYNC_FILE_RANGE_WAIT_BEFORE
-        | libc::SYNC_FILE_RANGE_WRITE
-        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    // SAFETY: the call takes numbers only, and the descriptor is open as long as `source` is borrowed.
-    let _ = unsafe { libc::sync_file_range(source.as_raw_fd(), at as i64, len as i64, ALL) };
 }
 
 fn clone_range(source: &File, target: &File, at: u64, len: u64) -> Result<(), Errno> {
