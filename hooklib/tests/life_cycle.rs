@@ -315,7 +315,9 @@ fn calls_in_a_signal_handler_do_not_wait_for_the_call_they_interrupt() {
             taken.len()
         );
         assert_eq!(session.link.refusal(id), None);
-        assert!(session.link.is_quiet().expect("A barrier"));
+        // The signal is the process's: another thread of it may still be in the handler.
+        let quiet = session.link.grace(true, Duration::from_secs(10));
+        quiet.expect("A registration that ended with its call");
         session.switch(id, Mode::Idle);
     }
 }
