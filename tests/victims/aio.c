@@ -243,7 +243,7 @@ static void by_destroyed(void)
     CHECK(pwrite(fds[1], requests[0].buffer, BLOCK, (off_t)below(BLOCKS) * BLOCK));
     pause_us(500);
     /* It takes a while: most sessions shall begin between two. */
-    if (below(64) != 0)
+    if (below(256) != 0)
         return;
     HOLDS(io_setup(4, &other) == 0);
     io_prep_pwrite(&iocb, fds[0], requests[0].buffer, BLOCK, (long long)below(BLOCKS) * BLOCK);
