@@ -7,6 +7,7 @@
 //! What makes it right: only headers are trusted to find the next event, each is checked against the file's end, and a file that ends inside an event is
 //! reported with the end of the last whole one.
 
+use std::borrow::Cow;
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
@@ -36,8 +37,9 @@ pub struct Scan {
 }
 
 /// Reads the binlog at `path` to its end. What lies between its head and `skip_to`, which is the end of an event, is not looked at: of a gigabyte, only the
-/// last few events are of interest.
+/// last few events are of interest. MariaDB's head ends with the first checkpoint that names the binlog that it is in.
 pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
+    let own_name = name_of(path);
     let mut events = Events::open(path)?;
     let mut checkpoint = None;
     let mut encrypted = false;
@@ -45,8 +47,10 @@ pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
     while let Some((kind, len)) = events.next()? {
         let ends_head = match kind {
             BINLOG_CHECKPOINT => {
-                checkpoint = Some(events.checkpoint(len)?);
-                true
+                let name = events.checkpoint(len)?;
+                let ends_head = name == own_name;
+                checkpoint = Some(name);
+                ends_head
             }
             START_ENCRYPTION => {
                 encrypted = true;
@@ -74,12 +78,12 @@ pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
 /// True if recovery that begins with the binlog at `path` needs none before it: MySQL's never does, MariaDB's does until a checkpoint names the binlog that it
 /// is in. Looked for in its first few MB.
 pub fn stands_alone(path: &Path) -> std::io::Result<bool> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let own_name = name_of(path);
     let mut events = Events::open(path)?;
     while let Some((kind, len)) = events.next()? {
         match kind {
             PREVIOUS_GTIDS => return Ok(true),
-            BINLOG_CHECKPOINT if events.checkpoint(len)? == name => return Ok(true),
+            BINLOG_CHECKPOINT if events.checkpoint(len)? == own_name => return Ok(true),
             BINLOG_CHECKPOINT => {}
             START_ENCRYPTION => break,
             _ if events.end > CHECKPOINT_WITHIN => break,
@@ -87,6 +91,10 @@ pub fn stands_alone(path: &Path) -> std::io::Result<bool> {
         }
     }
     Ok(false)
+}
+
+fn name_of(path: &Path) -> Cow<'_, str> {
+    path.file_name().unwrap_or_default().to_string_lossy()
 }
 
 /// The events of a file, one after the other.
@@ -229,17 +237,22 @@ mod tests {
 
     #[test]
     fn what_is_skipped_is_not_looked_at_and_what_follows_is() {
-        let (head, first) = (event(15, &[0; 40]), checkpoint_event("bin.000001"));
-        let (unread, last) = ([7; 999], checkpoint_event("bin.000002"));
-        let skip_to = 4 + (head.len() + first.len() + unread.len()) as u64;
-        let file = write(&[&head, &first, &unread, &last, &event(16, &[0; 8])[..20]]);
-        let found = scan(file.path(), skip_to).unwrap();
-        assert_eq!(found.checkpoint.as_deref(), Some("bin.000002"));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bin.000002");
+        let head = [event(15, &[0; 40]), checkpoint_event("bin.000001")].concat();
+        let (rows, own) = (event(16, &[0; 8]), checkpoint_event("bin.000002"));
+        let (unread, last) = ([7; 999], checkpoint_event("bin.000003"));
+        let skip_to = 4 + (head.len() + rows.len() + own.len() + unread.len()) as u64;
+        let torn = &event(16, &[0; 8])[..20];
+        let content = [&MAGIC[..], &head, &rows, &own, &unread, &last, torn].concat();
+        std::fs::write(&path, content).unwrap();
+        let found = scan(&path, skip_to).unwrap();
+        assert_eq!(found.checkpoint.as_deref(), Some("bin.000003"));
         assert_eq!(found.end, skip_to + last.len() as u64);
         assert_eq!(found.size, found.end + 20);
         // Behind the end, and inside an event: nothing that could pass for the end of the file.
         for wrong in [found.size + 1, skip_to - 5] {
-            let found = scan(file.path(), wrong).unwrap();
+            let found = scan(&path, wrong).unwrap();
             assert_ne!(found.end, found.size, "{wrong}");
         }
     }
