@@ -27,9 +27,13 @@ impl Failure {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         match self {
-            Failure::Session(error @ SessionError::NotConverging { .. }) => {
-                Some(not_converging(error).into())
-            }
+            &Failure::Session(SessionError::NotConverging {
+                passes,
+                left_bytes,
+                throttle,
+                shrinking,
+                ..
+            }) => Some(not_converging(passes, left_bytes, throttle, shrinking).into()),
             _ => self.fixed_hint().map(Cow::Borrowed),
         }
     }
@@ -161,17 +165,7 @@ fn session_hint(error: &SessionError) -> Option<&'static str> {
 const LOG_SIZE_ADVISED_MAX: u64 = 8 << 30;
 
 /// What would let passes catch up with the server, by the numbers of those that did not.
-fn not_converging(error: &SessionError) -> String {
-    let SessionError::NotConverging {
-        left_bytes,
-        throttle,
-        shrinking,
-        passes,
-        ..
-    } = *error
-    else {
-        return String::new();
-    };
+fn not_converging(passes: u32, left_bytes: u64, throttle: u64, shrinking: bool) -> String {
     let mut raised = Vec::new();
     if throttle > 0 {
         raised.push(format!("--throttle (now {}/s)", Bytes(throttle)));

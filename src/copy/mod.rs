@@ -189,7 +189,8 @@ impl<'c> Copier<'c> {
     /// Goes a buffer at a time.
     fn copy_data(&mut self, pair: &Pair, range: Range<u64>) -> Result<u64, CopyError> {
         let context = self.context;
-        let resident = Resident::of(&pair.source, &range);
+        // Of no interest where blocks are shared.
+        let mut resident = None;
         let mut at = range.start;
         while at < range.end {
             context.throttle.hold(context.stop);
@@ -198,7 +199,11 @@ impl<'c> Copier<'c> {
             }
             let done = match self.share(pair, at..range.end) {
                 Some(done) => done,
-                None => self.copy_through_buffer(pair, at..range.end, &resident)?,
+                None => {
+                    let resident =
+                        resident.get_or_insert_with(|| Resident::of(&pair.source, &range));
+                    self.copy_through_buffer(pair, at..range.end, resident)?
+                }
             };
             if done == 0 {
                 // The source was cut short meanwhile: that is in the log.
