@@ -165,7 +165,9 @@ fn list(backup: &Path, relative: &Path, entries: &mut Vec<Entry>) -> Result<(), 
     });
     if is_directory {
         let items = std::fs::read_dir(&path).map_err(FileError::at("read", &path))?;
-        let mut names: Vec<_> = items.flatten().map(|item| item.file_name()).collect();
+        let names = items.map(|item| Ok(item?.file_name()));
+        let names: std::io::Result<Vec<_>> = names.collect();
+        let mut names = names.map_err(FileError::at("read", &path))?;
         names.sort();
         for name in names {
             list(backup, &relative.join(name), entries)?;

@@ -156,7 +156,8 @@ impl Stages {
         self.is_kept = true;
         for (stage, directory) in &self.stages {
             let names = std::fs::read_dir(stage).map_err(FileError::at("read", stage))?;
-            for name in names.flatten().map(|entry| entry.file_name()) {
+            for entry in names {
+                let name = entry.map_err(FileError::at("read", stage))?.file_name();
                 let to = directory.join(&name);
                 std::fs::rename(stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
             }

@@ -118,7 +118,8 @@ pub fn move_all(order: &Order<'_>) -> Result<(), RestoreError> {
     for destination in &order.destinations {
         let from = order.backup.join(&destination.place);
         let names = std::fs::read_dir(&from).map_err(FileError::at("read", &from))?;
-        for name in names.flatten().map(|entry| entry.file_name()) {
+        for entry in names {
+            let name = entry.map_err(FileError::at("read", &from))?.file_name();
             move_one(&from.join(&name), &destination.stage.join(&name))?;
         }
     }
@@ -140,7 +141,8 @@ fn move_one(from: &Path, to: &Path) -> Result<(), FileError> {
     if metadata.is_dir() {
         std::fs::create_dir(to).map_err(FileError::at("create", to))?;
         let names = std::fs::read_dir(from).map_err(FileError::at("read", from))?;
-        for name in names.flatten().map(|entry| entry.file_name()) {
+        for entry in names {
+            let name = entry.map_err(FileError::at("read", from))?.file_name();
             move_one(&from.join(&name), &to.join(&name))?;
         }
         return std::fs::remove_dir(from).map_err(FileError::at("remove", from));
