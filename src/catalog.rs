@@ -8,8 +8,8 @@
 //! its state; a fresh Create of a known file starts over in any case.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
-use std::ops::Range;
+use std::ffi::{OsStr, OsString};
+use std::ops::{Bound, Range};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,9 @@ pub struct CatalogStats {
 
 pub struct Catalog {
     scope: Scope,
-    names: BTreeMap<PathBuf, Node>,
+    /// Absolute paths without `.`, `..` or a slash too many, as the scan and the records give them: they are compared byte by byte, which takes a small part of what
+    /// comparing by components does.
+    names: BTreeMap<OsString, Node>,
     files: HashMap<FileId, FileState>,
     next_slot: u64,
     dropped: Vec<u64>,
@@ -108,11 +110,13 @@ impl Catalog {
     }
 
     pub fn names(&self) -> impl Iterator<Item = (&Path, &Node)> {
-        self.names.iter().map(|(path, node)| (path.as_path(), node))
+        self.names
+            .iter()
+            .map(|(path, node)| (Path::new(path), node))
     }
 
     pub fn name(&self, path: &Path) -> Option<&Node> {
-        self.names.get(path)
+        self.names.get(path.as_os_str())
     }
 
     pub fn file(&self, file: FileId) -> Option<&FileState> {
@@ -161,7 +165,7 @@ impl Catalog {
                     Node::File(entry.file)
                 }
             };
-            self.names.insert(entry.path, node);
+            self.names.insert(entry.path.into(), node);
         }
         for node in self.names.values() {
             if let Node::File(file) = node
@@ -212,7 +216,7 @@ impl Catalog {
             FileState {
                 slot: *next_slot,
                 names: 0,
-                dirty: Extents::whole(),
+                dirty: Extents::Whole,
                 copied: false,
                 recorded: false,
                 recorded_lately: false,
@@ -266,7 +270,7 @@ impl Catalog {
                 let path = self.in_scope(path)?;
                 self.unbind(&path);
                 self.names
-                    .insert(path, Node::Symlink(path_of(target).into()));
+                    .insert(path.into(), Node::Symlink(path_of(target).into()));
                 None
             }
             Record::Mkdir {
@@ -274,7 +278,7 @@ impl Catalog {
             } => {
                 let path = self.in_scope(path)?;
                 self.unbind(&path);
-                self.names.insert(path, Node::Directory(attributes));
+                self.names.insert(path.into(), Node::Directory(attributes));
                 None
             }
             Record::Unlink { path, .. } | Record::Rmdir { path, .. } => {
@@ -317,18 +321,18 @@ impl Catalog {
 
     /// Lets `path` mean `file`.
     fn bind(&mut self, path: PathBuf, file: FileId) {
-        if self.names.get(&path) == Some(&Node::File(file)) {
+        if self.name(&path) == Some(&Node::File(file)) {
             return;
         }
         // One more name first: the same file under the old name must not be forgotten in between.
         self.state_or_new(file).names += 1;
         self.unbind(&path);
-        self.names.insert(path, Node::File(file));
+        self.names.insert(path.into(), Node::File(file));
     }
 
     /// Lets `path` mean nothing.
     fn unbind(&mut self, path: &Path) {
-        if let Some(Node::File(file)) = self.names.remove(path) {
+        if let Some(Node::File(file)) = self.names.remove(path.as_os_str()) {
             self.one_name_less(file);
         }
     }
@@ -348,10 +352,10 @@ impl Catalog {
         let Some(state) = self.files.get(&file) else {
             return;
         };
-        if state.names > 1 || self.names.get(path) != Some(&Node::File(file)) {
+        if state.names > 1 || self.name(path) != Some(&Node::File(file)) {
             self.names.retain(|_, node| *node != Node::File(file));
         } else {
-            self.names.remove(path);
+            self.names.remove(path.as_os_str());
         }
         self.forget(file);
     }
@@ -368,9 +372,9 @@ impl Catalog {
         match (from_in, to_in) {
             (false, false) => {}
             (true, false) => self.unbind(from),
-            (_, true) => match self.names.get(from).cloned() {
+            (_, true) => match self.name(from).cloned() {
                 Some(node @ Node::Symlink(_)) => {
-                    self.names.remove(from);
+                    self.names.remove(from.as_os_str());
                     self.unbind(to);
                     self.names.insert(to.into(), node);
                 }
@@ -408,14 +412,14 @@ impl Catalog {
     }
 
     /// Takes names below `from` out; gives them with what they are called below `to`.
-    fn take(&mut self, names: &[PathBuf], from: &Path, to: &Path) -> Vec<(PathBuf, Node)> {
+    fn take(&mut self, names: &[PathBuf], from: &Path, to: &Path) -> Vec<(OsString, Node)> {
         let moved = names.iter().filter_map(|path| {
             let rest = path.strip_prefix(from).expect("below");
             let target = match rest.as_os_str().is_empty() {
                 true => to.into(),
                 false => to.join(rest),
             };
-            Some((target, self.names.remove(path)?))
+            Some((target.into(), self.names.remove(path.as_os_str())?))
         });
         moved.collect()
     }
@@ -443,12 +447,17 @@ impl Catalog {
 
     /// `directory` and everything below it.
     fn below(&self, directory: &Path) -> Vec<PathBuf> {
-        // Paths order by components, so what is below follows directly.
-        self.names
-            .range(directory.to_path_buf()..)
-            .map(|(path, _)| path)
-            .take_while(|path| path.starts_with(directory))
-            .cloned()
+        let itself = self.names.get_key_value(directory.as_os_str());
+        // Between the two there may be others: `a`, `a-b`, `a/c`.
+        let prefix = directory.join("");
+        let is_below = |path: &OsStr| path.as_bytes().starts_with(prefix.as_os_str().as_bytes());
+        let from = (Bound::Included(prefix.as_os_str()), Bound::Unbounded);
+        let inside = self.names.range::<OsStr, _>(from);
+        let inside = inside.take_while(|(path, _)| is_below(path));
+        itself
+            .into_iter()
+            .chain(inside)
+            .map(|(path, _)| path.into())
             .collect()
     }
 
@@ -488,7 +497,7 @@ impl Catalog {
             work.push(Work {
                 file: *file,
                 slot: state.slot,
-                path: path.clone(),
+                path: path.into(),
                 extents,
                 size,
             });
@@ -520,7 +529,7 @@ impl Catalog {
         self.names
             .iter()
             .find(|(_, node)| **node == Node::File(*id))
-            .map(|(path, _)| path.as_path())
+            .map(|(path, _)| Path::new(path))
     }
 }
 

@@ -11,41 +11,50 @@ pub const WHOLE: Range<u64> = 0..u64::MAX;
 /// Ranges kept exactly; beyond, neighbours are merged.
 const RANGE_COUNT_MAX: usize = 32_768;
 
-/// Disjoint, non-adjacent ranges, by start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Extents {
-    ranges: BTreeMap<u64, u64>,
+/// Many files are wholly dirty at once, at the begin: that takes no memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Extents {
+    Whole,
+    /// Disjoint, non-adjacent ranges, by start.
+    Ranges(BTreeMap<u64, u64>),
+}
+
+impl Default for Extents {
+    fn default() -> Extents {
+        Extents::Ranges(BTreeMap::new())
+    }
 }
 
 impl Extents {
-    pub fn whole() -> Extents {
-        Extents {
-            ranges: BTreeMap::from([(WHOLE.start, WHOLE.end)]),
-        }
-    }
-
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        matches!(self, Extents::Ranges(ranges) if ranges.is_empty())
     }
 
     /// Adds `range`, merging it with what it overlaps or touches.
     pub fn insert(&mut self, range: Range<u64>) {
+        let Extents::Ranges(ranges) = self else {
+            return;
+        };
         if range.is_empty() {
             return;
         }
         let (mut start, mut end) = (range.start, range.end);
         // Candidates begin at or before `end`; going backwards, the first one that ends before `start` is the last to look at.
-        while let Some((&near_start, &near_end)) = self.ranges.range(..=end).next_back() {
+        while let Some((&near_start, &near_end)) = ranges.range(..=end).next_back() {
             if near_end < start {
                 break;
             }
-            self.ranges.remove(&near_start);
+            ranges.remove(&near_start);
             start = start.min(near_start);
             end = end.max(near_end);
         }
-        self.ranges.insert(start, end);
-        if self.ranges.len() > RANGE_COUNT_MAX {
-            self.coarsen();
+        if (start..end) == WHOLE {
+            *self = Extents::Whole;
+            return;
+        }
+        ranges.insert(start, end);
+        if ranges.len() > RANGE_COUNT_MAX {
+            coarsen(ranges);
         }
     }
 
@@ -61,7 +70,14 @@ impl Extents {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        self.ranges.iter().map(|(&start, &end)| start..end)
+        let (whole, ranges) = match self {
+            Extents::Whole => (Some(WHOLE), None),
+            Extents::Ranges(ranges) => (None, Some(ranges)),
+        };
+        let ranges = ranges.into_iter().flatten();
+        whole
+            .into_iter()
+            .chain(ranges.map(|(&start, &end)| start..end))
     }
 
     /// Bytes covered in a file of `size` bytes.
@@ -73,26 +89,32 @@ impl Extents {
 
     /// Closes gaps of at most `gap` bytes: one longer copy is cheaper than two short ones.
     pub fn merge_gaps(&mut self, gap: u64) {
-        let mut merged: BTreeMap<u64, u64> = BTreeMap::new();
-        for (start, end) in std::mem::take(&mut self.ranges) {
-            match merged.last_entry() {
-                Some(mut last) if start - *last.get() <= gap => {
-                    last.insert(end);
-                }
-                _ => {
-                    merged.insert(start, end);
-                }
+        if let Extents::Ranges(ranges) = self {
+            merge_gaps(ranges, gap);
+        }
+    }
+}
+
+fn merge_gaps(ranges: &mut BTreeMap<u64, u64>, gap: u64) {
+    let mut merged: BTreeMap<u64, u64> = BTreeMap::new();
+    for (start, end) in std::mem::take(ranges) {
+        match merged.last_entry() {
+            Some(mut last) if start - *last.get() <= gap => {
+                last.insert(end);
+            }
+            _ => {
+                merged.insert(start, end);
             }
         }
-        self.ranges = merged;
     }
+    *ranges = merged;
+}
 
-    fn coarsen(&mut self) {
-        let mut gap = 64 << 10;
-        while self.ranges.len() > RANGE_COUNT_MAX / 2 {
-            self.merge_gaps(gap);
-            gap *= 4;
-        }
+fn coarsen(ranges: &mut BTreeMap<u64, u64>) {
+    let mut gap = 64 << 10;
+    while ranges.len() > RANGE_COUNT_MAX / 2 {
+        merge_gaps(ranges, gap);
+        gap *= 4;
     }
 }
 
@@ -170,7 +192,7 @@ mod tests {
         for index in 0..count {
             extents.insert(index * 32_768..index * 32_768 + 16_384);
         }
-        assert!(extents.ranges.len() <= RANGE_COUNT_MAX);
+        assert!(extents.iter().count() <= RANGE_COUNT_MAX);
         for index in (0..count).step_by(997) {
             assert!(
                 extents
@@ -184,7 +206,8 @@ mod tests {
     fn a_whole_file_swallows_everything() {
         let mut extents = set(&[(5, 10), (100, 3)]);
         extents.insert(WHOLE);
-        assert_eq!(extents, Extents::whole());
+        assert_eq!(extents, Extents::Whole);
+        assert_eq!(extents.iter().collect::<Vec<_>>(), [WHOLE]);
         assert_eq!(extents.bytes(77), 77);
     }
 }

@@ -319,7 +319,7 @@ mod tests {
             file: entry.file,
             slot: 1,
             path,
-            extents: Extents::whole(),
+            extents: Extents::Whole,
             size,
         }
     }
@@ -331,7 +331,7 @@ mod tests {
         std::fs::rename(source.join("a"), dir.path().join("a")).unwrap();
         let outcome = run(&stage, &book, vec![work]).unwrap();
         assert_eq!(outcome.moved_files, 1);
-        assert_eq!(*book.back.lock(), [Extents::whole()]);
+        assert_eq!(*book.back.lock(), [Extents::Whole]);
         assert_eq!(*book.copied.lock(), 0);
     }
 
@@ -368,7 +368,7 @@ mod tests {
             run(&stage, &book, vec![work]),
             Err(PassError::Slot { .. })
         ));
-        assert_eq!(*book.back.lock(), [Extents::whole()]);
+        assert_eq!(*book.back.lock(), [Extents::Whole]);
     }
 
     #[test]
@@ -402,7 +402,7 @@ mod tests {
 
     #[test]
     fn a_whole_file_is_cut_by_its_size_and_stays_open_ended() {
-        let pieces = pieces(&Extents::whole(), PIECE_LEN * 3 + 1);
+        let pieces = pieces(&Extents::Whole, PIECE_LEN * 3 + 1);
         assert_eq!(pieces.len(), 4);
         assert_eq!(pieces[3].last().unwrap().end, u64::MAX);
     }

@@ -69,6 +69,13 @@ impl Scope {
             .all(|ancestor| !(self.exclude)(ancestor))
     }
 
+    fn is_root(&self, path: &Path) -> bool {
+        let path = path.as_os_str();
+        self.roots
+            .iter()
+            .any(|root| root.source.as_os_str() == path)
+    }
+
     fn root_of(&self, path: &Path) -> Option<&Root> {
         self.roots
             .iter()
@@ -95,9 +102,9 @@ pub enum Found {
 pub struct Traits {
     pub size: u64,
     /// Nanoseconds since 1970.
-    pub modified_ns: i128,
+    pub modified_ns: i64,
     /// Nanoseconds since 1970; 0 where the file system keeps no time of birth.
-    pub born_ns: i128,
+    pub born_ns: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -190,19 +197,21 @@ fn scan_directory(
         path: path.into(),
         source: errno.into(),
     };
-    let names = match (scope.list)(path, &directory) {
+    let mut names = match (scope.list)(path, &directory) {
         Ok(names) => names,
         // The directory was removed while it was read.
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(failed(errno)),
     };
+    // The order of the catalog, in which it takes many names the sooner.
+    names.sort_unstable();
     for name in &names {
         if name == "." || name == ".." {
             continue;
         }
         let item_path = path.join(name);
-        if !scope.contains(&item_path) || scope.roots().iter().any(|root| root.source == item_path)
-        {
+        // What is above it is in scope.
+        if (scope.exclude)(&item_path) || scope.is_root(&item_path) {
             continue;
         }
         scan_item(scope, item_path, &directory, name, true, entries)?;
@@ -281,8 +290,11 @@ fn attributes(stat: &Statx) -> Attributes {
 }
 
 fn traits(stat: &Statx) -> Traits {
+    // Of times further away than 292 years something is kept that tells them apart as well.
     let ns = |time: &rustix::fs::StatxTimestamp| {
-        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+        time.tv_sec
+            .wrapping_mul(1_000_000_000)
+            .wrapping_add(time.tv_nsec.into())
     };
     Traits {
         size: stat.stx_size,

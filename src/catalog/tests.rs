@@ -202,7 +202,7 @@ impl Model {
                 .expect("A name has a file behind it");
             let names = self.names.iter().flatten().filter(|named| *named == file);
             assert_eq!(state.names, names.count() as u64, "names of {file:?}");
-            let is_dirty = state.dirty.iter().eq(Extents::whole().iter());
+            let is_dirty = state.dirty.iter().eq(Extents::Whole.iter());
             let copy = self.copies.get(&state.slot);
             assert!(
                 is_dirty || copy == Some(file),

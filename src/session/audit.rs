@@ -3,6 +3,8 @@
 //! Every change since the first scan should be explained by a record. One that is not was made behind the hooks' back (by another
 //! process, through a mapping or a libc-internal write), and a backup that trusted the log would be silently wrong (I3).
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::core::{Core, Reading};
@@ -76,10 +78,9 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
             differs && !file.recorded_lately && !beyond.files.contains(&entry.file)
         })
     };
-    let seen: std::collections::HashSet<&Path> =
-        entries.iter().map(|entry| entry.path.as_path()).collect();
+    let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
     let missing = catalog.names().map(|(path, _)| path);
-    let missing = missing.filter(|path| !seen.contains(path) && !explained(path));
+    let missing = missing.filter(|path| !seen.contains(path.as_os_str()) && !explained(path));
     let found = entries
         .iter()
         .filter(|entry| !explained(&entry.path))
@@ -106,8 +107,8 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
 /// What the records behind the cut tell of.
 #[derive(Default)]
 struct Beyond {
-    files: std::collections::HashSet<FileId>,
-    paths: std::collections::HashSet<PathBuf>,
+    files: HashSet<FileId>,
+    paths: HashSet<PathBuf>,
     /// Names changed in a way that the records don't tell.
     rescan: bool,
 }
@@ -189,13 +190,12 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry]) -> Vec<PathBuf> {
         .filter(|entry| !agrees(catalog, &entry.path, Some(entry)))
         .map(|entry| entry.path.clone())
         .collect();
-    let seen: std::collections::HashSet<&Path> =
-        entries.iter().map(|entry| entry.path.as_path()).collect();
+    let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
     suspects.extend(
         catalog
             .names()
             .map(|(path, _)| path)
-            .filter(|path| !seen.contains(path))
+            .filter(|path| !seen.contains(path.as_os_str()))
             .map(Path::to_path_buf),
     );
     for entry in entries {

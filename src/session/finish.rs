@@ -32,10 +32,17 @@ fn failed<'a>(
 
 /// A file to be moved to its place.
 struct Placing<'c> {
-    place: PathBuf,
+    /// In the source, as the next.
+    path: &'c Path,
+    /// An earlier name of the same file.
+    link_to: Option<&'c Path>,
     state: &'c FileState,
-    /// An earlier place of the same file.
-    link_to: Option<PathBuf>,
+}
+
+/// Where a source path in scope goes.
+fn place_of(catalog: &Catalog, path: &Path) -> PathBuf {
+    let place = catalog.scope().place(path);
+    place.expect("a catalog names only what is in its scope")
 }
 
 /// Moves everything into place; gives the entries, and the bytes of all files.
@@ -47,14 +54,13 @@ pub(super) fn name_everything(
     let stage = &core.stage;
     let mut entries = Vec::new();
     let mut placings = Vec::new();
-    let mut first_places: HashMap<u64, PathBuf> = HashMap::new();
+    // Of files with several names; few have.
+    let mut first_names: HashMap<u64, &Path> = HashMap::new();
     let mut directories = Vec::new();
     // Names come in order: those of one directory mostly one after the other.
     let mut parent = PathBuf::new();
     for (path, node) in catalog.names() {
-        let Some(place) = catalog.scope().place(path) else {
-            continue;
-        };
+        let place = place_of(catalog, path);
         let at = stage.place(&place);
         match node {
             Node::Directory(attributes) => {
@@ -75,14 +81,15 @@ pub(super) fn name_everything(
                     continue;
                 };
                 make_parent(&at, &mut parent)?;
-                let link_to = first_places.get(&state.slot).cloned();
-                first_places
-                    .entry(state.slot)
-                    .or_insert_with(|| place.clone());
+                let mut link_to = None;
+                if state.names > 1 {
+                    link_to = first_names.get(&state.slot).copied();
+                    first_names.entry(state.slot).or_insert(path);
+                }
                 placings.push(Placing {
-                    place,
-                    state,
+                    path,
                     link_to,
+                    state,
                 });
             }
         }
@@ -90,33 +97,34 @@ pub(super) fn name_everything(
     let (links, firsts): (Vec<_>, Vec<_>) = placings
         .into_iter()
         .partition(|placing| placing.link_to.is_some());
-    let placed = place_all(&firsts, core, parallel)?;
+    let placed = place_all(&firsts, catalog, core, parallel)?;
     let bytes = placed.iter().map(|(size, _)| size).sum();
-    let mut by_place = HashMap::new();
+    let mut linked = HashMap::new();
     for (placing, (size, crc32c)) in firsts.into_iter().zip(placed) {
-        by_place.insert(placing.place.clone(), (size, crc32c));
+        if placing.state.names > 1 {
+            linked.insert(placing.path, (size, crc32c));
+        }
         let kind = Kind::File {
             size,
             crc32c,
             link_to: None,
         };
-        entries.push(file_entry(placing, kind));
+        entries.push(file_entry(&placing, catalog, kind));
     }
     for placing in links {
-        let first = placing.link_to.clone().expect("partitioned");
-        let at = stage.place(&placing.place);
+        let first = placing.link_to.expect("partitioned");
+        let (size, crc32c) = linked.get(first).copied().unwrap_or_default();
+        let first = place_of(catalog, first);
+        let at = stage.place(&place_of(catalog, placing.path));
         stage
             .link(&stage.place(&first), &at)
             .map_err(failed("link", &at))?;
-        let (size, crc32c) = by_place.get(&first).copied().unwrap_or_default();
-        entries.push(file_entry(
-            placing,
-            Kind::File {
-                size,
-                crc32c,
-                link_to: Some(first),
-            },
-        ));
+        let kind = Kind::File {
+            size,
+            crc32c,
+            link_to: Some(first),
+        };
+        entries.push(file_entry(&placing, catalog, kind));
     }
     // Last, and the deepest first: a directory's mode might forbid to work in it.
     for (at, attributes) in directories.into_iter().rev() {
@@ -151,18 +159,20 @@ fn entry(path: PathBuf, kind: Kind, attributes: &Attributes, modified_ns: i64) -
     }
 }
 
-fn file_entry(placing: Placing<'_>, kind: Kind) -> Entry {
-    let modified_ns = modified_ns(placing.state);
-    entry(placing.place, kind, &placing.state.attributes, modified_ns)
+fn file_entry(placing: &Placing<'_>, catalog: &Catalog, kind: Kind) -> Entry {
+    let state = placing.state;
+    let place = place_of(catalog, placing.path);
+    entry(place, kind, &state.attributes, modified_ns(state))
 }
 
 fn modified_ns(state: &FileState) -> i64 {
-    state.traits.map_or(0, |traits| traits.modified_ns as i64)
+    state.traits.map_or(0, |traits| traits.modified_ns)
 }
 
 /// Moves the files and computes their checksums, with several workers. Gives size and checksum of each.
 fn place_all(
     placings: &[Placing<'_>],
+    catalog: &Catalog,
     core: &Core,
     parallel: usize,
 ) -> Result<Vec<(u64, u32)>, SessionError> {
@@ -182,7 +192,7 @@ fn place_all(
                         failure.lock().get_or_insert(SessionError::Cancelled);
                         return;
                     }
-                    match place(placing, core) {
+                    match place(placing, catalog, core) {
                         Ok(done) => placed.lock()[index] = done,
                         Err(error) => _ = failure.lock().get_or_insert(error),
                     }
@@ -196,8 +206,12 @@ fn place_all(
     }
 }
 
-fn place(placing: &Placing<'_>, core: &Core) -> Result<(u64, u32), SessionError> {
-    let at = core.stage.place(&placing.place);
+fn place(
+    placing: &Placing<'_>,
+    catalog: &Catalog,
+    core: &Core,
+) -> Result<(u64, u32), SessionError> {
+    let at = core.stage.place(&place_of(catalog, placing.path));
     let slot = placing.state.slot;
     core.stage
         .move_slot(slot, &at)

@@ -4,6 +4,8 @@
 //! links in the data directory), made canonical, and taken once: a root inside another that is taken whole is that one's business.
 
 use std::collections::BTreeMap;
+use std::fs::FileType;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::keep::{Keep, Name};
@@ -152,17 +154,18 @@ fn add_tablespaces(
 
 /// Follows symbolic links in the data directory and in its databases.
 fn add_links(found: &mut Collection, datadir: &Path) -> Result<(), RootError> {
-    for path in entries_of(datadir)? {
-        let Ok(kind) = std::fs::symlink_metadata(&path) else {
-            continue;
-        };
+    for (path, kind) in entries_of(datadir)? {
         if kind.is_symlink() {
             add_link(found, &path)?;
         }
-        if path.is_dir() {
-            for inner in entries_of(&path)?.iter().filter(|inner| inner.is_symlink()) {
-                add_link(found, inner)?;
-            }
+        let has_content = kind.is_dir() || kind.is_symlink() && path.is_dir();
+        let inside = if has_content {
+            entries_of(&path)?
+        } else {
+            Vec::new()
+        };
+        for (inner, _) in inside.iter().filter(|(_, kind)| kind.is_symlink()) {
+            add_link(found, inner)?;
         }
     }
     Ok(())
@@ -186,12 +189,23 @@ fn add_link(found: &mut Collection, link: &Path) -> Result<(), RootError> {
     }
 }
 
-fn entries_of(directory: &Path) -> Result<Vec<PathBuf>, RootError> {
+/// By what the directory tells of each: a look at every file takes long where there are many.
+fn entries_of(directory: &Path) -> Result<Vec<(PathBuf, FileType)>, RootError> {
     let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(RootError::io(directory))?,
     };
-    Ok(entries.flatten().map(|entry| entry.path()).collect())
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(RootError::io(directory))?;
+        match entry.file_type() {
+            Ok(kind) => found.push((entry.path(), kind)),
+            // Removed meanwhile; only where the directory doesn't tell.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(RootError::io(&entry.path())(error)),
+        }
+    }
+    Ok(found)
 }
 
 /// Drops roots inside others that are taken whole, and gives each its place.
