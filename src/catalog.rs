@@ -36,21 +36,40 @@ pub struct FileState {
     pub dirty: Extents,
     /// All of it was copied at least once.
     pub copied: bool,
-    /// A change of it was recorded since it was last scanned.
-    pub recorded: bool,
-    /// The same, since the audit before the cut began.
-    pub recorded_lately: bool,
-    /// When scanned, and last copied.
-    pub traits: Option<Traits>,
+    /// Number of its last data record; 0: none.
+    last_record: u64,
+    /// When it was last scanned or copied.
+    pub seen: Option<Seen>,
     pub attributes: Attributes,
 }
+
+/// What a file looked like, and when: a change of it that is recorded by then is in the traits, since calls append what they have done.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub traits: Traits,
+    pub since: Mark,
+}
+
+/// A moment of the log: as many data records had been taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Mark(u64);
 
 impl FileState {
     /// When last looked at; 0 before.
     // Inlined, it has the optimizer compare the bytes behind a None, and memcheck complain of it.
     #[inline(never)]
     fn size(&self) -> u64 {
-        self.traits.map_or(0, |traits| traits.size)
+        self.seen.map_or(0, |seen| seen.traits.size)
+    }
+
+    /// A change was recorded since the file was seen, or it was made by one and never was seen: then it may well look different.
+    pub fn is_recorded(&self) -> bool {
+        self.last_record > self.seen.map_or(0, |seen| seen.since.0)
+    }
+
+    /// It looks as it did, or differs by what was recorded.
+    pub fn explains(&self, traits: &Traits) -> bool {
+        self.is_recorded() || self.seen.is_some_and(|seen| seen.traits == *traits)
     }
 }
 
@@ -63,6 +82,8 @@ pub struct Work {
     pub extents: Extents,
     /// Last known size of the source.
     pub size: u64,
+    /// When it was taken.
+    pub since: Mark,
 }
 
 /// Counts of what the log brought.
@@ -83,6 +104,8 @@ pub struct Catalog {
     names: BTreeMap<OsString, Node>,
     files: HashMap<FileId, FileState>,
     next_slot: u64,
+    /// Data records of files in the backup.
+    records: u64,
     dropped: Vec<u64>,
     needs_scan: Option<String>,
     pub stats: CatalogStats,
@@ -99,6 +122,7 @@ impl Catalog {
             names: BTreeMap::new(),
             files: HashMap::new(),
             next_slot: 0,
+            records: 0,
             dropped: Vec::new(),
             needs_scan: None,
             stats: CatalogStats::default(),
@@ -131,11 +155,9 @@ impl Catalog {
         self.files.values()
     }
 
-    /// An audit begins: what is recorded from now on explains what it will find changed after the cut.
-    pub fn begin_audit(&mut self) {
-        for state in self.files.values_mut() {
-            state.recorded_lately = false;
-        }
+    /// For what is about to be looked at.
+    pub fn mark(&self) -> Mark {
+        Mark(self.records)
     }
 
     /// Why another scan is needed, if so.
@@ -148,8 +170,8 @@ impl Catalog {
         std::mem::take(&mut self.dropped)
     }
 
-    /// Takes over a scan. The records of names that came since before it began must be replayed afterwards.
-    pub fn adopt(&mut self, entries: Vec<Entry>) {
+    /// Takes over a scan that began at `since`. The records of names that came since before it began must be replayed afterwards.
+    pub fn adopt(&mut self, entries: Vec<Entry>, since: Mark) {
         self.needs_scan = None;
         self.names.clear();
         for state in self.files.values_mut() {
@@ -161,7 +183,7 @@ impl Catalog {
                 Found::Directory => Node::Directory(entry.attributes),
                 Found::Symlink(target) => Node::Symlink(target),
                 Found::File => {
-                    self.adopt_file(&entry);
+                    self.adopt_file(&entry, since);
                     Node::File(entry.file)
                 }
             };
@@ -183,23 +205,23 @@ impl Catalog {
         });
     }
 
-    fn adopt_file(&mut self, entry: &Entry) {
+    fn adopt_file(&mut self, entry: &Entry, since: Mark) {
         let reused = self.files.get(&entry.file).is_some_and(|state| {
             state
-                .traits
-                .is_some_and(|seen| seen.born_ns != entry.traits.born_ns)
+                .seen
+                .is_some_and(|seen| seen.traits.born_ns != entry.traits.born_ns)
         });
         if reused {
             self.forget(entry.file);
         }
         let state = self.state_or_new(entry.file);
         state.attributes = entry.attributes;
-        let changed = state.traits != Some(entry.traits);
-        state.traits = Some(entry.traits);
         // The scan explains what it saw: a file that changed without a record is copied again, whole.
-        if changed && !state.recorded {
+        if !state.explains(&entry.traits) {
             state.dirty.insert(WHOLE);
         }
+        let traits = entry.traits;
+        state.seen = Some(Seen { traits, since });
     }
 
     fn forget(&mut self, file: FileId) {
@@ -218,9 +240,8 @@ impl Catalog {
                 names: 0,
                 dirty: Extents::Whole,
                 copied: false,
-                recorded: false,
-                recorded_lately: false,
-                traits: None,
+                last_record: 0,
+                seen: None,
                 attributes: Attributes::default(),
             }
         })
@@ -238,9 +259,19 @@ impl Catalog {
         let state = self.files.get_mut(&file)?;
         self.stats.data_records += 1;
         self.stats.changes_after_copy += u64::from(state.copied);
-        state.recorded = true;
-        state.recorded_lately = true;
+        self.records += 1;
+        state.last_record = self.records;
         Some(state)
+    }
+
+    /// Notes that the copy of `file`, which a fresh Create made, is all there is of it. Gives its slot.
+    pub fn note_empty(&mut self, file: FileId) -> Option<u64> {
+        let state = self.files.get_mut(&file)?;
+        self.records += 1;
+        state.last_record = self.records;
+        state.dirty.take();
+        state.copied = true;
+        Some(state.slot)
     }
 
     /// Replays a record that changes names. Gives the file that a fresh Create made, if it is in scope.
@@ -483,6 +514,7 @@ impl Catalog {
 
     /// Takes everything that is dirty, to be copied: the extents are cleared before the source is read, so that what changes meanwhile is noted anew.
     pub fn take_work(&mut self) -> Vec<Work> {
+        let since = self.mark();
         let mut work = Vec::new();
         for (path, node) in &self.names {
             let Node::File(file) = node else { continue };
@@ -500,6 +532,7 @@ impl Catalog {
                 path: path.into(),
                 extents,
                 size,
+                since,
             });
         }
         work

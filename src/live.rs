@@ -82,17 +82,11 @@ impl Mirror {
         catalog: &mut Catalog,
         file: crate::capture_log::FileId,
     ) -> io::Result<()> {
-        let Some(state) = catalog.file_mut(file) else {
+        let Some(slot) = catalog.note_empty(file) else {
             return Ok(());
         };
-        let slot = state.slot;
         self.digests.forget(slot, WHOLE);
-        self.file(slot)?.set_len(0)?;
-        state.dirty.take();
-        state.copied = true;
-        state.recorded = true;
-        state.recorded_lately = true;
-        Ok(())
+        self.file(slot)?.set_len(0)
     }
 
     fn file(&mut self, slot: u64) -> io::Result<&File> {

@@ -255,6 +255,7 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::Mark;
     use crate::digest::Digests;
     use crate::source::Found;
     use crate::throttle::Throttle;
@@ -321,6 +322,7 @@ mod tests {
             path,
             extents: Extents::Whole,
             size,
+            since: Mark::default(),
         }
     }
 

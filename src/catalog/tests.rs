@@ -27,7 +27,7 @@ enum Op {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct File {
     inode: u64,
-    birth: i128,
+    birth: i64,
 }
 
 /// What an operation appended to the log.
@@ -40,7 +40,7 @@ enum Done {
 
 struct Model {
     names: [Option<File>; NAME_COUNT],
-    births: i128,
+    births: i64,
     log: Vec<Done>,
     catalog: Catalog,
     copies: HashMap<u64, File>,
@@ -154,7 +154,8 @@ impl Model {
                     self.copies.insert(work.slot, file);
                     let state = self.catalog.file_mut(work.file).expect("It is known");
                     state.copied = true;
-                    state.traits = Some(traits(file));
+                    let (traits, since) = (traits(file), work.since);
+                    state.seen = Some(Seen { traits, since });
                 }
             }
         }
@@ -162,7 +163,7 @@ impl Model {
 
     fn scan(&mut self, looks: &[(usize, Option<Box<Op>>)]) {
         let all = (0..NAME_COUNT).map(|name| (name, None));
-        let mut entries = Vec::new();
+        let (since, mut entries) = (self.catalog.mark(), Vec::new());
         for (name, op) in looks.iter().cloned().chain(all) {
             if let Some(file) = self.names[name] {
                 entries.push(Entry {
@@ -177,7 +178,7 @@ impl Model {
                 self.change(&op);
             }
         }
-        self.catalog.adopt(entries);
+        self.catalog.adopt(entries, since);
         self.read();
     }
 
@@ -192,8 +193,8 @@ impl Model {
 
     fn check(&self) {
         let catalog = &self.catalog;
-        let expected: BTreeMap<PathBuf, Node> = (0..NAME_COUNT)
-            .filter_map(|name| Some((path(name), Node::File(id(self.names[name]?)))))
+        let expected: BTreeMap<OsString, Node> = (0..NAME_COUNT)
+            .filter_map(|name| Some((path(name).into(), Node::File(id(self.names[name]?)))))
             .collect();
         assert_eq!(catalog.names, expected);
         for file in self.names.iter().flatten() {
@@ -267,4 +268,63 @@ proptest! {
         model.read();
         model.check();
     }
+}
+
+#[test]
+fn a_record_explains_no_change_that_comes_after_the_next_look() {
+    let mut model = Model::new();
+    model.change(&Op::Create(0));
+    model.scan(&[]);
+    let file = model.names[0].expect("It was made");
+    let looks = |modified_ns| Traits {
+        modified_ns,
+        ..traits(file)
+    };
+    let explains = |model: &Model, modified_ns| {
+        let state = model.catalog.file(id(file)).expect("It is known");
+        state.explains(&looks(modified_ns))
+    };
+    model.copy();
+    assert!(explains(&model, 0) && !explains(&model, 1));
+    model.catalog.note_data(id(file), 0..1);
+    assert!(explains(&model, 1), "it was recorded");
+    let work = model.catalog.take_work();
+    model.catalog.note_data(id(file), 0..1);
+    let seen = |since| {
+        Some(Seen {
+            traits: looks(1),
+            since,
+        })
+    };
+    let state = model.catalog.file_mut(id(file)).expect("It is known");
+    state.seen = seen(work[0].since);
+    assert!(explains(&model, 2), "it may have come after the look");
+    let since = model.catalog.mark();
+    let state = model.catalog.file_mut(id(file)).expect("It is known");
+    state.seen = seen(since);
+    assert!(!explains(&model, 2), "both records are older than the look");
+}
+
+#[test]
+fn what_is_below_a_directory_is_not_what_only_begins_like_it() {
+    let mut catalog = Model::new().catalog;
+    let names = [
+        "/root/a",
+        "/root/a-b",
+        "/root/a/c",
+        "/root/a/c/d",
+        "/root/a0",
+    ];
+    for name in names {
+        let file = FileId {
+            device: 1,
+            inode: 1,
+        };
+        catalog.names.insert(name.into(), Node::File(file));
+    }
+    let below = catalog.below(Path::new("/root/a"));
+    assert_eq!(
+        below,
+        ["/root/a", "/root/a/c", "/root/a/c/d"].map(PathBuf::from)
+    );
 }

@@ -11,8 +11,8 @@ use super::core::{Core, Reading};
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{FileId, Record};
-use crate::catalog::{self, Catalog, FileState, Node};
-use crate::source::{self, Entry, Found};
+use crate::catalog::{self, Catalog, FileState, Mark, Node, Seen};
+use crate::source::{self, Entry, Found, Scope};
 
 /// Looks at a suspect that often before giving up on finding a moment without recorded changes of names.
 const ROUND_COUNT_MAX: u32 = 20;
@@ -21,11 +21,11 @@ const ROUND_COUNT_MAX: u32 = 20;
 pub(super) fn unexplained(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
     core.link.grace(false, core.options.grace_bound)?;
     core.drain()?;
-    core.state.lock().catalog.begin_audit();
-    let entries = source::scan(core.state.lock().catalog.scope())?;
+    let (scope, since) = scope_and_mark(core);
+    let entries = source::scan(&scope)?;
     core.link.grace(false, core.options.grace_bound)?;
     core.drain()?;
-    let mut suspects = suspects(&mut core.state.lock().catalog, &entries);
+    let mut suspects = suspects(&mut core.state.lock().catalog, &entries, since);
     for _ in 0..ROUND_COUNT_MAX {
         if suspects.is_empty() {
             return Ok(suspects);
@@ -54,11 +54,17 @@ pub(super) fn unexplained(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
     Ok(Vec::new())
 }
 
+fn scope_and_mark(core: &Core) -> (Scope, Mark) {
+    let catalog = &core.state.lock().catalog;
+    (catalog.scope().clone(), catalog.mark())
+}
+
 /// Names or files that changed between the first audit and now, and that neither a record before the cut nor one behind it explains.
 ///
 /// The reader stands at the cut. What it takes from here on is set aside, for the case that the session goes on.
 pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
-    let entries = source::scan(core.state.lock().catalog.scope())?;
+    let (scope, since) = scope_and_mark(core);
+    let entries = source::scan(&scope)?;
     // Whatever the scan saw was done by a call that has appended by then, or by an asynchronous write that is noted by then.
     core.link.grace(true, core.options.grace_bound)?;
     core.state.lock().reading = Reading::Beyond;
@@ -74,8 +80,7 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
         let known = catalog.file(entry.file);
         known.is_some_and(|file| {
             // One that was made while the records were applied, and that no scan has seen under its name, has nothing to be compared with: all of it came from records.
-            let differs = file.traits.is_some_and(|seen| seen != entry.traits);
-            differs && !file.recorded_lately && !beyond.files.contains(&entry.file)
+            !file.explains(&entry.traits) && !beyond.files.contains(&entry.file)
         })
     };
     let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
@@ -98,7 +103,8 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
     for entry in unchanged {
         if let Some(file) = state.catalog.file_mut(entry.file) {
             file.attributes = entry.attributes;
-            file.traits = Some(entry.traits);
+            let traits = entry.traits;
+            file.seen = Some(Seen { traits, since });
         }
     }
     Ok(unexplained)
@@ -183,8 +189,8 @@ fn writable_mapping(line: &str) -> Option<FileId> {
     (perms.get(1) == Some(&b'w') && perms.get(3) == Some(&b's')).then_some(FileId { device, inode })
 }
 
-/// Where scan and catalog differ. The scan's fresher attributes are taken over, and its traits for files whose changes are recorded.
-fn suspects(catalog: &mut Catalog, entries: &[Entry]) -> Vec<PathBuf> {
+/// Where catalog and a scan that began at `since` differ. What the scan saw is taken over of files whose changes are recorded.
+fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> Vec<PathBuf> {
     let mut suspects: Vec<PathBuf> = entries
         .iter()
         .filter(|entry| !agrees(catalog, &entry.path, Some(entry)))
@@ -201,15 +207,16 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry]) -> Vec<PathBuf> {
     for entry in entries {
         // What has this inode by now may be another file, or have been a symbolic link.
         let named = catalog.name(&entry.path) == Some(&Node::File(entry.file));
-        let born = catalog.file(entry.file).and_then(|file| file.traits);
-        let same = named || born.is_some_and(|seen| seen.born_ns == entry.traits.born_ns);
+        let seen = catalog.file(entry.file).and_then(|file| file.seen);
+        let same = named || seen.is_some_and(|seen| seen.traits.born_ns == entry.traits.born_ns);
         if entry.found != Found::File || !same {
             continue;
         }
         if let Some(file) = catalog.file_mut(entry.file) {
             file.attributes = entry.attributes;
-            if file.recorded {
-                file.traits = Some(entry.traits);
+            if file.explains(&entry.traits) {
+                let traits = entry.traits;
+                file.seen = Some(Seen { traits, since });
             }
         }
     }
@@ -232,10 +239,10 @@ fn agrees(catalog: &Catalog, path: &Path, entry: Option<&Entry>) -> bool {
         (Some(node), Some(entry)) => (node, entry),
         _ => return false,
     };
-    let recorded = |file: &FileState| file.recorded || file.traits == Some(entry.traits);
+    let explains = |file: &FileState| file.explains(&entry.traits);
     is_named(catalog, entry)
         && match node {
-            Node::File(file) => catalog.file(*file).is_some_and(recorded),
+            Node::File(file) => catalog.file(*file).is_some_and(explains),
             _ => true,
         }
 }

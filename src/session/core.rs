@@ -10,7 +10,7 @@ use super::SessionOptions;
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{Attributes, Control, FileId, Link, Segment};
-use crate::catalog::{Catalog, Work};
+use crate::catalog::{Catalog, Seen, Work};
 use crate::digest::Digests;
 use crate::extents::Extents;
 use crate::live::Mirror;
@@ -171,7 +171,8 @@ impl Ledger for Core {
             .filter(|file| file.slot == work.slot);
         if let Some(file) = known {
             file.copied = true;
-            file.traits = Some(traits);
+            let since = work.since;
+            file.seen = Some(Seen { traits, since });
             // Of a file that came in under a new name nothing else tells them.
             file.attributes = attributes;
         }

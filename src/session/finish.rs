@@ -166,7 +166,7 @@ fn file_entry(placing: &Placing<'_>, catalog: &Catalog, kind: Kind) -> Entry {
 }
 
 fn modified_ns(state: &FileState) -> i64 {
-    state.traits.map_or(0, |traits| traits.modified_ns)
+    state.seen.map_or(0, |seen| seen.traits.modified_ns)
 }
 
 /// Moves the files and computes their checksums, with several workers. Gives size and checksum of each.

@@ -314,17 +314,17 @@ impl Session {
     fn scan(&self) -> Result<(), SessionError> {
         let core = &self.core;
         for _ in 0..SCAN_COUNT_MAX {
-            let scope = {
+            let (scope, since) = {
                 let mut state = core.state.lock();
                 state.deferred = Some(Vec::new());
-                state.catalog.scope().clone()
+                (state.catalog.scope().clone(), state.catalog.mark())
             };
             // What is in the log by now is older than the scan, what comes is deferred: nothing falls between.
             let entries = source::scan(&scope)?;
             core.drain()?;
             let mut state = core.state.lock();
             let state = &mut *state;
-            state.catalog.adopt(entries);
+            state.catalog.adopt(entries, since);
             for (header, body) in state.deferred.take().unwrap_or_default() {
                 if let Some(record) = Record::decode(header, &body) {
                     state.catalog.note_name(&record);
