@@ -1,19 +1,13 @@
 //! The events of one binlog file, as far as a backup must know them: where the last whole one ends, and which binlog recovery starts from.
 //!
-//! ```text
-//! fe 'b' 'i' 'n'   then events:   0 timestamp u32 | 4 type u8 | 5 server u32 | 9 length u32 | 13 end u32 | 17 flags u16 | body
-//! ```
-//!
-//! What makes it right: only headers are trusted to find the next event, each is checked against the file's end, and a file that ends inside an event is
-//! reported with the end of the last whole one.
+//! What makes it right: a file that ends inside an event, or in what is none, is reported with the end of the last whole one.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read};
 use std::path::Path;
 
-const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
-const HEADER_LEN: usize = 19;
+use crate::binlog::BinlogError;
+use crate::binlog::events::{Events, HEADER_LEN, Header, Next};
+
 /// MySQL: what was executed before; near the begin of each.
 const PREVIOUS_GTIDS: u8 = 35;
 /// MariaDB: names the binlog that recovery must begin with.
@@ -38,38 +32,39 @@ pub struct Scan {
 
 /// Reads the binlog at `path` to its end. What lies between its head and `skip_to`, which is the end of an event, is not looked at: of a gigabyte, only the
 /// last few events are of interest. MariaDB's head ends with the first checkpoint that names the binlog that it is in.
-pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
+pub fn scan(path: &Path, skip_to: u64) -> Result<Scan, BinlogError> {
+    let failed = BinlogError::io(path);
     let own_name = name_of(path);
     let mut events = Events::open(path)?;
     let mut checkpoint = None;
     let mut encrypted = false;
     let mut is_head = true;
-    while let Some((kind, len)) = events.next()? {
-        let ends_head = match kind {
+    while let Next::Event(event) = events.next().map_err(&failed)? {
+        let ends_head = match event.kind {
             BINLOG_CHECKPOINT => {
-                let name = events.checkpoint(len)?;
+                let name = named_by(&mut events, &event).map_err(&failed)?;
                 let ends_head = name == own_name;
                 checkpoint = Some(name);
                 ends_head
             }
             START_ENCRYPTION => {
                 encrypted = true;
-                events.end = events.size;
+                events.offset = events.size;
                 break;
             }
-            _ => {
-                events.pass(len)?;
+            kind => {
+                events.pass(&event).map_err(&failed)?;
                 kind == PREVIOUS_GTIDS
             }
         };
         if is_head && ends_head {
             is_head = false;
-            events.skip_to(skip_to)?;
+            events.skip_to(skip_to).map_err(&failed)?;
         }
     }
     Ok(Scan {
         size: events.size,
-        end: events.end,
+        end: events.offset,
         checkpoint,
         encrypted,
     })
@@ -77,17 +72,21 @@ pub fn scan(path: &Path, skip_to: u64) -> std::io::Result<Scan> {
 
 /// True if recovery that begins with the binlog at `path` needs none before it: MySQL's never does, MariaDB's does until a checkpoint names the binlog that it
 /// is in. Looked for in its first few MB.
-pub fn stands_alone(path: &Path) -> std::io::Result<bool> {
+pub fn stands_alone(path: &Path) -> Result<bool, BinlogError> {
+    let failed = BinlogError::io(path);
     let own_name = name_of(path);
     let mut events = Events::open(path)?;
-    while let Some((kind, len)) = events.next()? {
-        match kind {
+    while let Next::Event(event) = events.next().map_err(&failed)? {
+        match event.kind {
             PREVIOUS_GTIDS => return Ok(true),
-            BINLOG_CHECKPOINT if events.checkpoint(len)? == own_name => return Ok(true),
-            BINLOG_CHECKPOINT => {}
+            BINLOG_CHECKPOINT => {
+                if named_by(&mut events, &event).map_err(&failed)? == own_name {
+                    return Ok(true);
+                }
+            }
             START_ENCRYPTION => break,
-            _ if events.end > CHECKPOINT_WITHIN => break,
-            _ => events.pass(len)?,
+            _ if events.offset > CHECKPOINT_WITHIN => break,
+            _ => events.pass(&event).map_err(&failed)?,
         }
     }
     Ok(false)
@@ -97,72 +96,10 @@ fn name_of(path: &Path) -> Cow<'_, str> {
     path.file_name().unwrap_or_default().to_string_lossy()
 }
 
-/// The events of a file, one after the other.
-struct Events {
-    reader: BufReader<File>,
-    size: u64,
-    /// End of the last whole event.
-    end: u64,
-}
-
-impl Events {
-    fn open(path: &Path) -> std::io::Result<Events> {
-        let file = File::open(path)?;
-        let size = file.metadata()?.len();
-        let mut reader = BufReader::with_capacity(1 << 18, file);
-        let mut magic = [0; 4];
-        reader.read_exact(&mut magic)?;
-        if magic != MAGIC {
-            let message = "is no binlog that can be read (encrypted or damaged)";
-            return Err(std::io::Error::new(ErrorKind::InvalidData, message));
-        }
-        let end = magic.len() as u64;
-        Ok(Events { reader, size, end })
-    }
-
-    /// Type and length of the next event, if it is whole. Its body is then to be read or passed.
-    fn next(&mut self) -> std::io::Result<Option<(u8, u64)>> {
-        if self.end + HEADER_LEN as u64 > self.size {
-            return Ok(None);
-        }
-        let mut header = [0; HEADER_LEN];
-        self.reader.read_exact(&mut header)?;
-        let number =
-            |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
-        let (len, next) = (u64::from(number(9)), number(13));
-        let fits = len >= HEADER_LEN as u64 && self.end + len <= self.size;
-        // Offsets in events have 32 bits, in files more.
-        let is_whole = fits && (next == 0 || next == (self.end + len) as u32);
-        Ok(is_whole.then_some((header[4], len)))
-    }
-
-    fn pass(&mut self, len: u64) -> std::io::Result<()> {
-        self.reader.seek_relative(len as i64 - HEADER_LEN as i64)?;
-        self.end += len;
-        Ok(())
-    }
-
-    /// The file that a Binlog_checkpoint names.
-    fn checkpoint(&mut self, len: u64) -> std::io::Result<String> {
-        let name = checkpoint(&mut self.reader, len as usize - HEADER_LEN)?;
-        self.end += len;
-        Ok(name)
-    }
-
-    /// Goes on at the end of an event, if that lies ahead.
-    fn skip_to(&mut self, offset: u64) -> std::io::Result<()> {
-        if (self.end..=self.size).contains(&offset) {
-            self.reader.seek_relative((offset - self.end) as i64)?;
-            self.end = offset;
-        }
-        Ok(())
-    }
-}
-
-/// u32 length, name, perhaps a checksum.
-fn checkpoint(reader: &mut impl Read, body_len: usize) -> std::io::Result<String> {
-    let mut body = vec![0; body_len];
-    reader.read_exact(&mut body)?;
+/// The file that a Binlog_checkpoint names: u32 length, name, perhaps a checksum.
+fn named_by(events: &mut Events, event: &Header) -> std::io::Result<String> {
+    let bytes = events.read(event)?;
+    let body = &bytes[HEADER_LEN..];
     let len = body
         .first_chunk::<4>()
         .map_or(0, |bytes| u32::from_le_bytes(*bytes)) as usize;
@@ -173,6 +110,7 @@ fn checkpoint(reader: &mut impl Read, body_len: usize) -> std::io::Result<String
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::binlog::events::MAGIC;
 
     /// An event that does not say where the next is.
     fn event(kind: u8, body: &[u8]) -> Vec<u8> {

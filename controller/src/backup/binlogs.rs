@@ -174,7 +174,7 @@ impl Location {
                 .place(&self.directory.join(file))
                 .ok_or_else(missing)?;
             let path = stage.join(place);
-            binlog_events::scan(&path, skip_to).map_err(|source| BinlogError::Io { path, source })
+            Ok::<Scan, BinlogError>(binlog_events::scan(&path, skip_to)?)
         };
         // A rotation between the two readings: whichever of the files is the backup's last has the position.
         let last = if present.contains(after.file.as_str()) {

@@ -9,10 +9,10 @@
 //! GTID  compressed transaction       always whole
 //! ```
 
+pub mod events;
 mod gtid_set;
 
 use std::fs::File;
-use std::io::{BufReader, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -21,11 +21,9 @@ use mysql::binlog::events::{
 };
 use mysql::binlog::{BinlogVersion, EventType};
 
+use self::events::{Events, Header, Next};
 pub use gtid_set::{Gtid, GtidSet};
 
-const MAGIC: [u8; 4] = [0xfe, b'b', b'i', b'n'];
-const MAGIC_ENCRYPTED: [u8; 4] = [0xfd, b'b', b'i', b'n'];
-const HEADER_LEN: u64 = 19;
 /// Bytes at either end of what is known, by which a binlog is told from another of its name.
 const COMPARED_LEN: usize = 64 << 10;
 
@@ -59,6 +57,15 @@ pub enum BinlogError {
     },
 }
 
+impl BinlogError {
+    pub(crate) fn io(path: &Path) -> impl Fn(std::io::Error) -> BinlogError + '_ {
+        |source| BinlogError::Io {
+            path: path.into(),
+            source,
+        }
+    }
+}
+
 /// What is known of the begin of a binlog that is a copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'k> {
@@ -82,7 +89,7 @@ impl Known<'_> {
         }
         let mut walk = Walk::open(self.source).ok()?;
         walk.whole_to = self.end;
-        walk.end.size = self.end;
+        walk.events.size = self.end;
         while let Some(event) = walk.next().ok()? {
             walk.take(&event).ok()?;
         }
@@ -112,7 +119,7 @@ pub fn end(path: &Path, known: Option<Known<'_>>) -> Result<End, BinlogError> {
     walk.whole_to = known.map_or(0, |known| known.end);
     while let Some(event) = walk.next()? {
         walk.take(&event)?;
-        if event.kind == EventType::PREVIOUS_GTIDS_EVENT as u8
+        if event.header.kind == EventType::PREVIOUS_GTIDS_EVENT as u8
             && let Some(gtids) = earlier.take()
         {
             walk.step_to(walk.whole_to)?;
@@ -124,16 +131,13 @@ pub fn end(path: &Path, known: Option<Known<'_>>) -> Result<End, BinlogError> {
 
 /// An event's header, and its whole bytes if they matter.
 struct Found {
-    kind: u8,
-    start: u64,
-    next: u64,
+    header: Header,
     bytes: Vec<u8>,
 }
 
 struct Walk<'p> {
     path: &'p Path,
-    reader: BufReader<File>,
-    offset: u64,
+    events: Events,
     /// Transactions before this are whole.
     whole_to: u64,
     format: FormatDescriptionEvent<'static>,
@@ -145,45 +149,27 @@ struct Walk<'p> {
 
 impl<'p> Walk<'p> {
     fn open(path: &'p Path) -> Result<Walk<'p>, BinlogError> {
-        let failed = |source| BinlogError::Io {
-            path: path.into(),
-            source,
+        let events = Events::open(path)?;
+        let end = End {
+            offset: events.offset,
+            size: events.size,
+            gtids: GtidSet::default(),
         };
-        let file = File::open(path).map_err(failed)?;
-        let size = file.metadata().map_err(failed)?.len();
-        let mut reader = BufReader::with_capacity(1 << 18, file);
-        let mut magic = [0; MAGIC.len()];
-        if size >= magic.len() as u64 {
-            reader.read_exact(&mut magic).map_err(failed)?;
-        }
-        match magic {
-            MAGIC => {}
-            MAGIC_ENCRYPTED => return Err(BinlogError::Encrypted(path.into())),
-            _ => return Err(BinlogError::NoBinlog(path.into())),
-        }
-        let offset = magic.len() as u64;
         Ok(Walk {
             path,
-            reader,
-            offset,
+            events,
             whole_to: 0,
             format: FormatDescriptionEvent::new(BinlogVersion::Version4),
             in_transaction: false,
             gtid: None,
-            end: End {
-                offset,
-                size,
-                gtids: GtidSet::default(),
-            },
+            end,
         })
     }
 
     /// Goes on at the end of a transaction, if that lies ahead.
     fn step_to(&mut self, offset: u64) -> Result<(), BinlogError> {
-        if (self.offset..=self.end.size).contains(&offset) {
-            let stepped = self.reader.seek_relative((offset - self.offset) as i64);
-            stepped.map_err(|source| self.failed(source))?;
-            self.offset = offset;
+        let stepped = self.events.skip_to(offset);
+        if stepped.map_err(BinlogError::io(self.path))? {
             self.end.offset = offset;
         }
         Ok(())
@@ -191,46 +177,27 @@ impl<'p> Walk<'p> {
 
     /// None at the file's end, and where the file ends inside an event.
     fn next(&mut self) -> Result<Option<Found>, BinlogError> {
-        if self.offset + HEADER_LEN > self.end.size {
-            return Ok(None);
-        }
-        let mut header = [0; HEADER_LEN as usize];
-        self.read(&mut header)?;
-        let number =
-            |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("4 bytes"));
-        let (kind, len, next) = (header[4], u64::from(number(9)), number(13));
-        let start = self.offset;
-        if len < HEADER_LEN {
-            return Err(self.damaged(start, format!("an event of {len} bytes")));
-        }
-        if start + len > self.end.size {
-            return Ok(None);
-        }
-        // Offsets in events have 32 bits, in files more.
-        if next != 0 && next != (start + len) as u32 {
-            return Err(self.damaged(start, format!("its event says that the next is at {next}")));
-        }
+        let failed = BinlogError::io(self.path);
+        let header = match self.events.next().map_err(&failed)? {
+            Next::Event(header) => header,
+            Next::End => return Ok(None),
+            Next::Damaged { len, end } => {
+                let what = format!("an event of {len} bytes says that the next is at {end}");
+                return Err(self.damaged(self.events.offset, what));
+            }
+        };
         let mut bytes = Vec::new();
-        if is_read(kind) {
-            bytes = vec![0; len as usize];
-            bytes[..header.len()].copy_from_slice(&header);
-            self.read(&mut bytes[header.len()..])?;
+        if is_read(header.kind) {
+            bytes = self.events.read(&header).map_err(&failed)?;
         } else {
-            let skipped = self.reader.seek_relative((len - HEADER_LEN) as i64);
-            skipped.map_err(|source| self.failed(source))?;
+            self.events.pass(&header).map_err(&failed)?;
         }
-        self.offset = start + len;
-        Ok(Some(Found {
-            kind,
-            start,
-            next: self.offset,
-            bytes,
-        }))
+        Ok(Some(Found { header, bytes }))
     }
 
     fn take(&mut self, found: &Found) -> Result<(), BinlogError> {
         use EventType::*;
-        let Ok(kind) = EventType::try_from(found.kind) else {
+        let Ok(kind) = EventType::try_from(found.header.kind) else {
             self.pass(found);
             return Ok(());
         };
@@ -239,7 +206,7 @@ impl<'p> Walk<'p> {
                 let event = self.parse(found)?;
                 let format = event.read_event::<FormatDescriptionEvent>();
                 let format =
-                    format.map_err(|error| self.damaged(found.start, error.to_string()))?;
+                    format.map_err(|error| self.damaged(found.header.start, error.to_string()))?;
                 self.format = format.into_owned().with_footer(event.footer());
                 self.pass(found);
             }
@@ -249,9 +216,9 @@ impl<'p> Walk<'p> {
             }
             GTID_EVENT | GTID_TAGGED_LOG_EVENT => {
                 let (gtid, len) = self.gtid(found)?;
-                let next = found.start + len;
+                let next = found.header.start + len;
                 // MySQL tells the length since 8.0.2.
-                if next > found.start && next <= self.whole_to {
+                if next > found.header.start && next <= self.whole_to {
                     self.end.gtids.add(&gtid);
                     self.step_to(next)?;
                 } else {
@@ -277,7 +244,7 @@ impl<'p> Walk<'p> {
     /// An event is behind us: outside of a transaction, whatever was under way is whole.
     fn pass(&mut self, found: &Found) {
         if !self.in_transaction {
-            self.end.offset = found.next;
+            self.end.offset = found.header.end();
             if let Some(gtid) = self.gtid.take() {
                 self.end.gtids.add(&gtid);
             }
@@ -287,7 +254,7 @@ impl<'p> Walk<'p> {
     fn statement(&mut self, found: &Found) -> Result<(), BinlogError> {
         let event = self.parse(found)?;
         let query = event.read_event::<QueryEvent>();
-        let query = query.map_err(|error| self.damaged(found.start, error.to_string()))?;
+        let query = query.map_err(|error| self.damaged(found.header.start, error.to_string()))?;
         match query.query_raw() {
             b"BEGIN" => self.in_transaction = true,
             b"COMMIT" | b"ROLLBACK" => self.in_transaction = false,
@@ -301,7 +268,7 @@ impl<'p> Walk<'p> {
     fn gtid(&self, found: &Found) -> Result<(Gtid, u64), BinlogError> {
         let event = self.parse(found)?;
         let gtid = event.read_event::<GtidEvent>();
-        let gtid = gtid.map_err(|error| self.damaged(found.start, error.to_string()))?;
+        let gtid = gtid.map_err(|error| self.damaged(found.header.start, error.to_string()))?;
         let len = gtid.tx_length();
         let gtid = Gtid {
             uuid: gtid.sid(),
@@ -314,7 +281,8 @@ impl<'p> Walk<'p> {
     fn previous_gtids(&self, found: &Found) -> Result<GtidSet, BinlogError> {
         let event = self.parse(found)?;
         let previous = event.read_event::<PreviousGtidsEvent>();
-        let previous = previous.map_err(|error| self.damaged(found.start, error.to_string()))?;
+        let previous =
+            previous.map_err(|error| self.damaged(found.header.start, error.to_string()))?;
         let mut set = GtidSet::default();
         for source in previous.sids() {
             let tag = source.tag().map_or("", |tag| tag.as_str());
@@ -328,28 +296,15 @@ impl<'p> Walk<'p> {
 
     fn parse(&self, found: &Found) -> Result<Event, BinlogError> {
         let event = Event::read(&self.format, &found.bytes[..]);
-        let event = event.map_err(|error| self.damaged(found.start, error.to_string()))?;
+        let event = event.map_err(|error| self.damaged(found.header.start, error.to_string()))?;
         let algorithm = event.footer().get_checksum_alg().ok().flatten();
         if let (Some(algorithm), Some(stored)) = (algorithm, event.checksum()) {
             let computed = event.calc_checksum(algorithm);
             if computed != u32::from_le_bytes(stored) {
-                return Err(self.damaged(found.start, "its checksum is wrong".into()));
+                return Err(self.damaged(found.header.start, "its checksum is wrong".into()));
             }
         }
         Ok(event)
-    }
-
-    fn read(&mut self, into: &mut [u8]) -> Result<(), BinlogError> {
-        self.reader
-            .read_exact(into)
-            .map_err(|source| self.failed(source))
-    }
-
-    fn failed(&self, source: std::io::Error) -> BinlogError {
-        BinlogError::Io {
-            path: self.path.into(),
-            source,
-        }
     }
 
     fn damaged(&self, offset: u64, what: String) -> BinlogError {

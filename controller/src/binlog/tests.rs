@@ -1,5 +1,6 @@
 //! Binlogs that end everywhere: the end that is found is that of the last whole transaction, with its GTIDs.
 
+use super::events::{HEADER_LEN, MAGIC};
 use super::*;
 
 const SERVER: [u8; 16] = [0x11; 16];
@@ -46,7 +47,7 @@ impl Script {
     }
 
     fn event(&mut self, kind: u8, body: &[u8]) -> &mut Script {
-        let len = HEADER_LEN as usize + body.len() + if self.checksums { 4 } else { 0 };
+        let len = HEADER_LEN + body.len() + if self.checksums { 4 } else { 0 };
         let start = self.bytes.len();
         self.bytes.extend([0; 4]);
         self.bytes.push(kind);
@@ -94,7 +95,7 @@ impl Script {
     /// As MySQL writes it since 8.0.2: the GTID's event tells the length of all.
     fn measured_transaction(&mut self, number: u64) -> &mut Script {
         // Times since the epoch in 7 bytes each, then the length as one that does not fit into one byte.
-        let gtid_len = HEADER_LEN + 1 + 16 + 8 + 1 + 16 + 7 + 3 + self.footer_len();
+        let gtid_len = HEADER_LEN as u64 + 1 + 16 + 8 + 1 + 16 + 7 + 3 + self.footer_len();
         let rest = Script::new(self.checksums).rest_of_transaction().len()
             - Script::new(self.checksums).len();
         let mut body = vec![1];
