@@ -6,7 +6,8 @@
  *   cc -shared -fPIC -DOUTER …, cc -shared -fPIC -DINNER …, LD_PRELOAD=outer:libhotmirror.so:inner
  *
  * A thread that the scheduler takes the processor away from inside of the library's part stands still for a reason that is not the library's, and is counted
- * apart: the kernel says so by the thread's involuntary switches. A wait for a lock is a voluntary one, and stays.
+ * apart: the kernel says so by the thread's involuntary switches. A wait for a lock is a voluntary one, and stays. Where there was no switch at all, the thread's
+ * own clock counts: it stands still while the host of a virtual machine runs something else on the processor.
  *
  * Figures go to the file that HOTMIRROR_STALLS_FILE names, `struct figures`, which another process reads meanwhile. Only calls that begin while its first
  * word is not 0 are counted.
@@ -30,13 +31,13 @@ typedef uint64_t word;
 
 /* What the calling thread's call has used up in the library's own part. */
 struct share {
-    word wall_ns, cpu_us, waits, preemptions, faults;
+    word wall_ns, cpu_ns, waits, preemptions, faults;
 };
 
 /* Where the thread stood when its share was last added up. */
 struct thread {
     word depth, in_real, real_count;
-    struct timespec at;
+    struct timespec at, cpu_at;
     struct rusage used;
     struct share own;
     word before_ns;
@@ -52,24 +53,22 @@ static word ns_between(struct timespec from, struct timespec to) {
     return (word)((to.tv_sec - from.tv_sec) * 1000000000LL + (to.tv_nsec - from.tv_nsec));
 }
 
-static word cpu_us(const struct rusage *used) {
-    return (word)(used->ru_utime.tv_sec + used->ru_stime.tv_sec) * 1000000 + (word)(used->ru_utime.tv_usec + used->ru_stime.tv_usec);
-}
-
 /* A stretch of the library's own begins: the kernel is asked first, so that asking counts for nothing. */
 static inline void own_begins(struct thread *thread) {
     getrusage(RUSAGE_THREAD, &thread->used);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &thread->cpu_at);
     clock_gettime(CLOCK_MONOTONIC, &thread->at);
 }
 
 static inline void own_ends(struct thread *thread) {
-    struct timespec at;
+    struct timespec at, cpu_at;
     struct rusage used;
     clock_gettime(CLOCK_MONOTONIC, &at);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu_at);
     getrusage(RUSAGE_THREAD, &used);
     struct share *own = &thread->own;
     own->wall_ns += ns_between(thread->at, at);
-    own->cpu_us += cpu_us(&used) - cpu_us(&thread->used);
+    own->cpu_ns += ns_between(thread->cpu_at, cpu_at);
     own->waits += (word)(used.ru_nvcsw - thread->used.ru_nvcsw);
     own->preemptions += (word)(used.ru_nivcsw - thread->used.ru_nivcsw);
     own->faults += (word)(used.ru_minflt - thread->used.ru_minflt);
@@ -79,7 +78,7 @@ static inline void own_ends(struct thread *thread) {
 enum { PARTS = 8, BUCKETS = 64 * PARTS, KINDS = 16, SLOW_MAX = 4096, SLOW_NS = 300000, STALL_NS = 1000000 };
 
 struct slow {
-    word kind, preempted, own_ns, before_ns, cpu_us, waits, preemptions, faults, len, at_ns, thread, real_count;
+    word kind, preempted, own_ns, before_ns, cpu_ns, waits, preemptions, faults, len, at_ns, thread, real_count;
 };
 
 struct figures {
@@ -140,8 +139,8 @@ static void end(int metered, unsigned kind, word len) {
     own_ends(thread);
     thread->depth = 0;
     const struct share *own = &thread->own;
-    word ns = own->wall_ns;
     int preempted = own->preemptions != 0;
+    word ns = preempted || own->waits || own->cpu_ns > own->wall_ns ? own->wall_ns : own->cpu_ns;
     atomic_fetch_add(&figures->calls, 1);
     atomic_fetch_add(&figures->kinds[kind].calls, 1);
     if (preempted) {
@@ -154,13 +153,13 @@ static void end(int metered, unsigned kind, word len) {
     }
     if (ns > STALL_NS)
         atomic_fetch_add(preempted ? &figures->stalls_preempted : &figures->stalls, 1);
-    if (ns > SLOW_NS) {
+    if (own->wall_ns > SLOW_NS) {
         word index = atomic_fetch_add(&figures->slow_count, 1);
         struct timespec now;
         clock_gettime(CLOCK_REALTIME, &now);
         if (index < SLOW_MAX)
             figures->slow[index] = (struct slow){
-                kind, (word)preempted, ns, thread->before_ns, own->cpu_us, own->waits, own->preemptions, own->faults, len,
+                kind, (word)preempted, own->wall_ns, thread->before_ns, own->cpu_ns, own->waits, own->preemptions, own->faults, len,
                 (word)now.tv_sec * 1000000000 + (word)now.tv_nsec, (word)gettid(), thread->real_count,
             };
     }

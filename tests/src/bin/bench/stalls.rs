@@ -181,7 +181,7 @@ fn tell_slow(words: &[u64]) {
             _,
             own,
             before,
-            cpu_us,
+            cpu,
             waits,
             _,
             faults,
@@ -196,10 +196,11 @@ fn tell_slow(words: &[u64]) {
         let at = UNIX_EPOCH + std::time::Duration::from_nanos(at);
         let ago = at.elapsed().unwrap_or_default().as_secs_f64();
         println!(
-            "  slow: {} of {len}: {} µs, {} before the real call; {cpu_us} µs of processor, {waits} waits, {faults} page faults; thread {thread}, {ago:.2} s ago",
+            "  slow: {} of {len}: {} µs, {} before the real call; {} µs of processor, {waits} waits, {faults} page faults; thread {thread}, {ago:.2} s ago",
             KINDS.get(kind as usize).unwrap_or(&"?"),
             own / 1000,
             before / 1000,
+            cpu / 1000,
         );
     }
 }

@@ -1,0 +1,186 @@
+//! The payload phase: into it, out of it again, and what may still be copied while it lasts.
+
+use super::convergence::SMALL_PASS_BYTES;
+use super::core::Reading;
+use super::error::SessionError;
+use super::{Session, audit, reader};
+use crate::capture_log::{Mode, Record};
+use crate::monitor::Phase;
+use crate::throttle::Throttle;
+
+/// Passes in the payload phase, each with the names of its moment. Where names change all the time, each pass finds some of the files that are left.
+const FOLLOW_COUNT_MAX: u32 = 256;
+/// The same, of what comes up between the payload phase and a cut.
+const CATCH_UP_COUNT_MAX: u32 = 8;
+/// Times that the payload phase may be left again.
+const RETURN_COUNT_MAX: u32 = 8;
+
+impl Session {
+    /// Enters the payload phase. From then on the stage is kept current from the log alone.
+    pub fn go_live(&mut self) -> Result<(), SessionError> {
+        for _ in 0..RETURN_COUNT_MAX {
+            self.core.phase(Phase::Payload);
+            let why = match self.try_live()? {
+                None => {
+                    self.end_phase(Phase::Payload);
+                    return Ok(());
+                }
+                Some(why) => why,
+            };
+            tracing::debug!(why, "leaving the payload phase");
+            self.leave_payload()?;
+            self.end_phase(Phase::Payload);
+            self.converge()?;
+        }
+        let why = self
+            .unsettled()
+            .unwrap_or_else(|| "files changed without a record".into());
+        Err(SessionError::Unsettled {
+            returns: RETURN_COUNT_MAX,
+            why,
+        })
+    }
+
+    /// Gives the reason if only the source could settle something.
+    fn try_live(&mut self) -> Result<Option<String>, SessionError> {
+        let _preferred = crate::threads::Preferred::begin();
+        let core = self.core.clone();
+        self.switch(Mode::Payload, |_, _| ())?;
+        core.link.grace(false, core.options.grace_bound)?;
+        let behind = {
+            let mut state = core.state.lock();
+            let tail = core.tail();
+            state.reading = Reading::NoteUntil(tail);
+            tail
+        };
+        core.wait(|state| state.position >= behind).map(drop)?;
+        if let Some(why) = core.state.lock().catalog.needs_scan() {
+            return Ok(Some(why.into()));
+        }
+        if let Some(why) = self.follow(FOLLOW_COUNT_MAX)? {
+            return Ok(Some(why));
+        }
+        let unexplained = audit::unexplained(&core)?;
+        if let Some(why) = core.state.lock().catalog.needs_scan() {
+            // Names moved during the audit in a way that only a scan tells, so it explains nothing and accuses nobody.
+            return Ok(Some(why.into()));
+        }
+        if let Some(path) = audit::mapped_for_writing(&core)? {
+            // Which explains changes without a record, too.
+            let path = path.display();
+            return Ok(Some(format!("{path} is mapped for writing by the server")));
+        }
+        match unexplained.first() {
+            None => Ok(None),
+            Some(path) if self.stats.returns + 1 >= RETURN_COUNT_MAX => {
+                Err(SessionError::Unexplained {
+                    count: unexplained.len(),
+                    path: path.clone(),
+                })
+            }
+            Some(path) => {
+                core.warn(format!(
+                    "{} files or names changed without a record, among them {}; copying again",
+                    unexplained.len(),
+                    path.display()
+                ));
+                core.state
+                    .lock()
+                    .catalog
+                    .ask_for_scan("Changes without a record");
+                Ok(Some(format!("{} changed without a record", path.display())))
+            }
+        }
+    }
+
+    /// Copies what is dirty while the reader waits, and has it apply what it waited with. Again, for what came to be dirty behind the pass or was renamed
+    /// before the pass got to it: names are exact whenever the reader waits. Gives the reason if that does not end. The reader applies afterwards in any case.
+    fn follow(&mut self, count_max: u32) -> Result<Option<String>, SessionError> {
+        let core = self.core.clone();
+        for _ in 0..count_max {
+            self.stats.copied_bytes += self.pass(&Throttle::new(0))?.copied_bytes;
+            core.link.grace(true, core.options.grace_bound)?;
+            core.state.lock().reading = Reading::Apply {
+                cut: self.next_cut(),
+            };
+            core.drain()?;
+            if !self.hold_for_pass() {
+                return Ok(self.unsettled());
+            }
+        }
+        core.state.lock().reading = Reading::Apply {
+            cut: self.next_cut(),
+        };
+        Ok(self.unsettled())
+    }
+
+    /// Has the reader wait where it is, if there is something dirty and a pass behind it may settle that.
+    fn hold_for_pass(&self) -> bool {
+        let mut state = self.core.state.lock();
+        // While the reader waits, the log fills with bytes.
+        let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
+        let is_clean = state.catalog.first_dirty().is_none();
+        if is_clean || much || state.catalog.needs_scan().is_some() {
+            return false;
+        }
+        state.reading = Reading::NoteUntil(state.position);
+        true
+    }
+
+    /// Copies what only the source could give since the session went live (a file that was renamed in from outside), if there is such a thing and it is
+    /// little: a cut that follows at once is the sooner settled. What it can't settle, the cut will tell.
+    pub fn catch_up(&mut self) -> Result<(), SessionError> {
+        let core = self.core.clone();
+        core.drain()?;
+        let is_live = matches!(core.state.lock().reading, Reading::Apply { .. });
+        if !is_live || !self.hold_for_pass() {
+            return Ok(());
+        }
+        let _preferred = crate::threads::Preferred::begin();
+        self.follow(CATCH_UP_COUNT_MAX).map(drop)
+    }
+
+    /// What only the source could give, if anything.
+    pub(super) fn unsettled(&self) -> Option<String> {
+        let state = self.core.state.lock();
+        if let Some(why) = state.catalog.needs_scan() {
+            return Some(why.into());
+        }
+        let path = state.catalog.first_dirty()?;
+        Some(format!(
+            "{} changed in a way that the log does not hold",
+            path.display()
+        ))
+    }
+
+    /// What the audit after the cut finds, if anything; another scan is then asked for.
+    pub(super) fn unexplained_after_cut(&self) -> Result<Option<String>, SessionError> {
+        let core = &self.core;
+        let unexplained = audit::unexplained_after_cut(core)?;
+        let Some(path) = unexplained.first() else {
+            return Ok(None);
+        };
+        core.warn(format!(
+            "{} files or names changed without a record before the cut, among them {}; another cut is needed",
+            unexplained.len(),
+            path.display()
+        ));
+        let why = format!("{} changed without a record", path.display());
+        core.state.lock().catalog.ask_for_scan(why.clone());
+        Ok(Some(why))
+    }
+
+    pub(super) fn leave_payload(&mut self) -> Result<(), SessionError> {
+        self.stats.returns += 1;
+        self.switch(Mode::Extents, |state, _| {
+            for (header, body) in std::mem::take(&mut state.beyond) {
+                if let Some(record) = Record::decode(header, &body) {
+                    reader::note(state, &record, header, &body);
+                }
+            }
+            state.reading = Reading::Note;
+        })?;
+        self.core.link.grace(false, self.core.options.grace_bound)?;
+        Ok(())
+    }
+}
