@@ -11,7 +11,7 @@
 
 use std::ffi::{c_long, c_ulong};
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use libc::iovec;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
@@ -21,6 +21,8 @@ use crate::real::{errno, set_errno, syscall};
 
 /// A buffer longer than this is brought in as a whole.
 const TOUCHED_LEN: usize = 64 << 10;
+/// Of one length: bits of a word.
+const BUFFER_COUNT_MAX: usize = 64;
 /// A write longer than this is not copied.
 const LEN_MAX: usize = 64 << 20;
 /// IOV_MAX.
@@ -33,6 +35,8 @@ struct Pool {
     base: AtomicPtr<u8>,
     /// One bit per buffer; set: free. The lowest is taken, so that few of them are ever touched.
     free: AtomicU64,
+    /// Of each buffer, how much is there already. Belongs to whoever has the buffer.
+    brought_in: [AtomicUsize; BUFFER_COUNT_MAX],
 }
 
 impl Pool {
@@ -42,6 +46,7 @@ impl Pool {
             count,
             base: AtomicPtr::new(std::ptr::null_mut()),
             free: AtomicU64::new(Pool::all(count)),
+            brought_in: [const { AtomicUsize::new(0) }; BUFFER_COUNT_MAX],
         }
     }
 
@@ -51,7 +56,7 @@ impl Pool {
 }
 
 /// Servers write pages of at most the first length one by one, and hardly ever more of a log at a time than the second.
-static POOLS: [Pool; 2] = [Pool::new(64 << 10, 64), Pool::new(4 << 20, 4)];
+static POOLS: [Pool; 2] = [Pool::new(64 << 10, BUFFER_COUNT_MAX), Pool::new(4 << 20, 4)];
 
 /// Page-aligned, so that it serves direct I/O.
 pub struct Bounce {
@@ -117,12 +122,30 @@ impl Bounce {
         Some(bounce)
     }
 
-    /// Pages that are there already cost next to nothing. Kernels that can't do it leave them to be touched.
+    /// All of a buffer by one system call, the first time. Kernels that can't do it leave the pages to be touched.
     fn bring_in(&self) {
+        let known = self
+            .pooled
+            .and_then(|(pool, index)| pool.brought_in.get(index as usize));
+        let (from, to) = match known {
+            // Buffers of a pool are a multiple of it long, and it is one of a page.
+            Some(known) => (
+                known.load(Ordering::Relaxed),
+                self.len.next_multiple_of(TOUCHED_LEN),
+            ),
+            None => (0, self.len),
+        };
+        let Some(len) = to.checked_sub(from).filter(|len| *len > 0) else {
+            return;
+        };
         // SAFETY: inside this buffer's mapping, whose bytes stay what they are.
         let _ = unsafe {
-            rustix::mm::madvise(self.address.cast(), self.len, Advice::LinuxPopulateWrite)
+            let missing = self.address.wrapping_add(from).cast();
+            rustix::mm::madvise(missing, len, Advice::LinuxPopulateWrite)
         };
+        if let Some(known) = known {
+            known.store(to, Ordering::Relaxed);
+        }
     }
 
     fn from_pool(pool: &'static Pool, len: usize) -> Option<Bounce> {

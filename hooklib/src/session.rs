@@ -4,7 +4,8 @@
 //! controller starts a session only after a grace period in Idle.
 //!
 //! The pages of the mapping exist, but the first touch of each is a fault. A write whose record is the first to reach so many of them would stand still for a
-//! millisecond, so they are brought in ahead of the tail, a few by each call.
+//! millisecond, so they are brought in ahead of the tail, a few by each call. That is done by reading one of them: the kernel maps those around it along, which takes no lock
+//! of the address space. One that the server holds, to map memory or to give it back, is waited for by whoever asks for pages by a system call.
 //!
 //! A segment that can't be mapped is refused: the library says so in the rendezvous and switches capture off, and the controller sees both.
 
@@ -20,13 +21,12 @@ use engine::capture_log::{Control, LostReason, shm};
 use rustix::fd::AsFd;
 use rustix::fs::Stat;
 use rustix::io::Errno;
-use rustix::mm::Advice;
 
 use crate::cancellation::Deferred;
 use crate::inflight::Call;
 use crate::{locks, rendezvous};
 
-/// What one call brings in: it takes some microseconds.
+/// What one call brings in: as much as the kernel maps at one fault unless it is told otherwise (fault_around_bytes).
 const BRING_IN_LEN: usize = 64 << 10;
 
 /// The mapped session. Everything is copied from the segment once, after it was checked.
@@ -76,20 +76,13 @@ pub fn writer(call: &Call) -> Option<Writer> {
     Some(LogWriter::new(header, ring))
 }
 
-/// Brings in the next pages of the ring. Kernels that can't do it leave them to be touched.
+/// Brings in the next pages of the ring.
 #[cold]
 fn bring_in(ring: *mut u8, capacity: usize) {
     let at = MAPPED.brought_in.fetch_add(BRING_IN_LEN, Ordering::Relaxed);
-    let len = capacity.saturating_sub(at).min(BRING_IN_LEN);
-    if len > 0 {
-        // SAFETY: inside the mapping, which stays while this call is registered, and populating it changes no byte.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                ring.wrapping_add(at).cast(),
-                len,
-                Advice::LinuxPopulateWrite,
-            )
-        };
+    if at < capacity {
+        // SAFETY: inside the mapping, which stays while this call is registered; whatever the byte is by then, it is not used.
+        let _ = unsafe { ring.wrapping_add(at).read_volatile() };
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -369,6 +370,17 @@ fn segment_len(capacity: u64) -> u64 {
     RING_OFFSET as u64 + capacity.next_multiple_of(PAGE_SIZE as u64)
 }
 
+/// Writes to every page. A page that is only reserved is cleared by whoever touches it first, which would be the server, and one by one: the kernel maps the
+/// pages around one that is read as well, but only those that have content.
+fn give_content(file: &File, len: u64) -> io::Result<()> {
+    let zeros = vec![0; 1 << 20];
+    for at in (0..len).step_by(zeros.len()) {
+        let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
+        file.write_all_at(&zeros[..rest.min(zeros.len())], at)?;
+    }
+    Ok(())
+}
+
 fn no_room(dir: &Path, len: u64) -> impl Fn(rustix::io::Errno) -> LinkError {
     let dir = dir.to_path_buf();
     move |errno| LinkError::NoRoom {
@@ -433,6 +445,7 @@ impl Segment {
             source,
         };
         let capacity = len - RING_OFFSET as u64;
+        give_content(&file, len).map_err(io)?;
         let map = MmapOptions::new()
             .len(len as usize)
             .map_raw(&file)
