@@ -17,20 +17,26 @@ use rustix::io::Errno;
 use crate::bounce::Bounce;
 use crate::cancellation::Deferred;
 use crate::inflight::Call;
+use crate::lifecycle;
 use crate::locks::{self, Held};
 use crate::real::{RealCall, errno, set_errno};
-use crate::{lifecycle, session};
+use crate::session::{self, Mapped};
 
 /// A registered call during a session.
 pub struct Capture<'c> {
     call: &'c Call,
+    session: &'c Mapped,
     writer: session::Writer,
 }
 
 impl<'c> Capture<'c> {
     /// None if the call need note nothing.
     pub fn of(call: &'c Call) -> Option<Capture<'c>> {
-        session::writer(call).map(|writer| Capture { call, writer })
+        session::of(call).map(|session| Capture {
+            call,
+            session,
+            writer: session.writer(),
+        })
     }
 
     pub fn payload(&self) -> bool {
@@ -62,14 +68,14 @@ impl<'c> Capture<'c> {
 
     /// What `stat` describes, of whatever kind, if it is on a watched device.
     pub fn entry(&self, stat: &Stat) -> Option<FileId> {
-        session::watches(stat.st_dev).then_some(FileId {
+        self.session.watches(stat.st_dev).then_some(FileId {
             device: stat.st_dev,
             inode: stat.st_ino,
         })
     }
 
     pub fn watches(&self, file: FileId) -> bool {
-        session::watches(file.device)
+        self.session.watches(file.device)
     }
 
     pub fn append(&self, record: &Record<'_>) {

@@ -26,7 +26,6 @@ const REGIONS_MAX: usize = 8;
 const BLOCKS_MAX: usize = 8;
 
 struct Locks {
-    session: Mutex<()>,
     namespace: Mutex<()>,
     positions: [Mutex<()>; FILE_STRIPES],
     files: [RwLock<()>; FILE_STRIPES],
@@ -37,7 +36,6 @@ struct Locks {
 impl Locks {
     const fn new() -> Locks {
         Locks {
-            session: Mutex::new(()),
             namespace: Mutex::new(()),
             positions: [const { Mutex::new(()) }; FILE_STRIPES],
             files: [const { RwLock::new(()) }; FILE_STRIPES],
@@ -83,15 +81,6 @@ fn share(lock: &'static RwLock<()>) -> Sharing {
 
 fn exclude(lock: &'static RwLock<()>) -> Excluding {
     lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Held over the mapping of a session; None if a nested call would have to wait for it.
-pub fn session(nested: bool) -> Option<Guard> {
-    if nested {
-        locks().session.try_lock().ok()
-    } else {
-        Some(lock(&locks().session))
-    }
 }
 
 /// Held over a call that changes names, and the looks before it.

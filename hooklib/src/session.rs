@@ -1,7 +1,7 @@
 //! The session that the control word names: its segment, mapped when a hooked call first meets it.
 //!
-//! One session is mapped at a time. The previous one's mapping is taken away when the next is mapped: by then nobody uses it, because a
-//! controller starts a session only after a grace period in Idle.
+//! Every thread that meets a new session maps it, and one of the mappings is used (`engine::capture_log::current`). So none waits for another that maps, whom the
+//! scheduler may have taken the processor from: that was a stall of a whole time slice for all threads of a busy server.
 //!
 //! The pages of the mapping exist, but the first touch of each is a fault. A write whose record is the first to reach so many of them would stand still for a
 //! millisecond, so they are brought in ahead of the tail, a few by each call. That is done by reading one of them: the kernel maps those around it along, which takes no lock
@@ -9,8 +9,9 @@
 //!
 //! A segment that can't be mapped is refused: the library says so in the rendezvous and switches capture off, and the controller sees both.
 
-use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use engine::capture_log::current::{Current, Published};
 use engine::capture_log::layout::{
     DEVICE_COUNT_MAX, NAME_LEN, PAGE_SIZE, PROTOCOL_VERSION, RING_OFFSET, Rendezvous,
     SEGMENT_MAGIC, SegmentHeader,
@@ -24,95 +25,163 @@ use rustix::io::Errno;
 
 use crate::cancellation::Deferred;
 use crate::inflight::Call;
-use crate::{locks, rendezvous};
+use crate::rendezvous;
 
 /// What one call brings in: as much as the kernel maps at one fault unless it is told otherwise (fault_around_bytes).
 const BRING_IN_LEN: usize = 64 << 10;
 
-/// The mapped session. Everything is copied from the segment once, after it was checked.
-struct Mapped {
-    /// 0 while none is mapped; stored last.
-    session: AtomicU64,
-    base: AtomicPtr<u8>,
-    capacity: AtomicUsize,
+/// A mapped session, in a page of its own. Everything is copied from the segment once, after it was checked.
+pub struct Mapped {
+    session: u64,
+    /// The segment: a page of header, then the ring.
+    base: *mut u8,
+    capacity: usize,
+    device_count: usize,
+    devices: [u64; DEVICE_COUNT_MAX],
     /// Bytes of the ring that some call has brought in, or has begun to.
     brought_in: AtomicUsize,
-    device_count: AtomicUsize,
-    devices: [AtomicU64; DEVICE_COUNT_MAX],
 }
 
-static MAPPED: Mapped = Mapped {
-    session: AtomicU64::new(0),
-    base: AtomicPtr::new(std::ptr::null_mut()),
-    capacity: AtomicUsize::new(0),
-    brought_in: AtomicUsize::new(0),
-    device_count: AtomicUsize::new(0),
-    devices: [const { AtomicU64::new(0) }; DEVICE_COUNT_MAX],
-};
+const _: () = assert!(size_of::<Mapped>() <= PAGE_SIZE);
+
+static CURRENT: Current<Mapped> = Current::new();
+
+/// Of threads that map a session at the same time: the most, and how many there are.
+const MAPPERS_MAX: usize = 4;
+static MAPPERS: AtomicUsize = AtomicUsize::new(0);
 
 pub type Writer = LogWriter<'static, MappedRing>;
 
-/// The log of the session that the call has seen; None if there is none, or none that can be used.
-pub fn writer(call: &Call) -> Option<Writer> {
+/// The session that the call has seen; None if there is none, or none that can be used.
+pub fn of(call: &Call) -> Option<&Mapped> {
     if call.idle() {
         return None;
     }
     let session = call.control().session();
-    // Pairs with the release in `map`.
-    if MAPPED.session.load(Ordering::Acquire) != session {
-        map(call, session)?;
+    let found = CURRENT.get();
+    // SAFETY: null, or a description that may be looked at while this call is registered.
+    match unsafe { found.as_ref() } {
+        Some(mapped) if mapped.session == session => Some(mapped),
+        _ => map(call, session, found),
     }
-    let base = MAPPED.base.load(Ordering::Relaxed);
-    // SAFETY: mapped, checked to hold a header, and not unmapped before a grace period has seen this call end.
-    let header = unsafe { &*base.cast::<SegmentHeader>() };
-    // SAFETY: the mapping is longer than the header's page.
-    let ring = unsafe { base.add(RING_OFFSET) };
-    let capacity = MAPPED.capacity.load(Ordering::Relaxed);
-    if MAPPED.brought_in.load(Ordering::Relaxed) < capacity {
-        bring_in(ring, capacity);
-    }
-    // SAFETY: `map` saw that the file, every page reserved, holds `capacity` bytes behind the header.
-    let ring = unsafe { MappedRing::new(ring, capacity) };
-    Some(LogWriter::new(header, ring))
 }
 
-/// Brings in the next pages of the ring.
+impl Mapped {
+    /// The log. Only for as long as a call of this session is registered.
+    pub fn writer(&self) -> Writer {
+        // SAFETY: mapped, checked to hold a header, and not unmapped before a grace period has seen this call end.
+        let header = unsafe { &*self.base.cast::<SegmentHeader>() };
+        // SAFETY: the mapping is longer than the header's page.
+        let ring = unsafe { self.base.add(RING_OFFSET) };
+        if self.brought_in.load(Ordering::Relaxed) < self.capacity {
+            self.bring_in(ring);
+        }
+        // SAFETY: `Mapped::of_file` saw that the file, every page reserved, holds `capacity` bytes behind the header.
+        let ring = unsafe { MappedRing::new(ring, self.capacity) };
+        LogWriter::new(header, ring)
+    }
+
+    /// True if the session watches `device`.
+    pub fn watches(&self, device: u64) -> bool {
+        let mut devices = self.devices.iter().take(self.device_count);
+        devices.any(|watched| *watched == device)
+    }
+
+    /// Brings in the next pages of the ring.
+    #[cold]
+    fn bring_in(&self, ring: *mut u8) {
+        let at = self.brought_in.fetch_add(BRING_IN_LEN, Ordering::Relaxed);
+        if at < self.capacity {
+            // SAFETY: inside the mapping, which stays while this call is registered; whatever the byte is by then, it is not used.
+            let _ = unsafe { ring.wrapping_add(at).read_volatile() };
+        }
+    }
+
+    fn of_segment(rendezvous: &Rendezvous, session: u64) -> Result<Mapped, Errno> {
+        let mut name = [0u8; NAME_LEN];
+        for (bytes, word) in name.chunks_exact_mut(8).zip(&rendezvous.session_name) {
+            bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        let name = name.split(|byte| *byte == 0).next().unwrap_or(&[]);
+        // A plain file name of ours, nothing that leads out of the directory.
+        if !name.starts_with(b"hotmirror.") || name.contains(&b'/') {
+            return Err(Errno::INVAL);
+        }
+        let path = rendezvous::path_of(name).ok_or(Errno::NAMETOOLONG)?;
+        let owner = rustix::process::geteuid().as_raw();
+        let len_min = (RING_OFFSET + PAGE_SIZE) as u64;
+        let (file, stat) = shm::open_trusted(path.as_c_str(), owner, len_min)?;
+        Mapped::of_file(&file, &stat, session)
+    }
+
+    fn of_file(file: impl AsFd, stat: &Stat, session: u64) -> Result<Mapped, Errno> {
+        let len = usize::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
+        let base = shm::map(file, len)?;
+        // SAFETY: the mapping is at least two pages long.
+        let header = unsafe { &*base.cast::<SegmentHeader>() };
+        let capacity = check(header, session, len).inspect_err(|_| {
+            // SAFETY: mapped above, not published, and not looked at again.
+            unsafe { shm::unmap(base, len) };
+        })?;
+        let device_count = header.device_count.load(Ordering::Relaxed) as usize;
+        let mut mapped = Mapped {
+            session,
+            base,
+            capacity,
+            device_count: device_count.min(DEVICE_COUNT_MAX),
+            devices: [0; DEVICE_COUNT_MAX],
+            brought_in: AtomicUsize::new(0),
+        };
+        for (to, from) in mapped.devices.iter_mut().zip(&header.devices) {
+            *to = from.load(Ordering::Relaxed);
+        }
+        Ok(mapped)
+    }
+
+    /// # Safety
+    /// Nobody uses the segment through this mapping.
+    unsafe fn unmap(&self) {
+        // SAFETY: the caller's word.
+        unsafe { shm::unmap(self.base, RING_OFFSET + self.capacity) };
+    }
+}
+
+/// One of the threads that map at the same time. Five hundred would take as many descriptors, of which the server may have few left.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Place> {
+        let one_more = |count: usize| (count < MAPPERS_MAX).then_some(count.wrapping_add(1));
+        let taken = MAPPERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.is_ok().then_some(Place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        MAPPERS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// `found`: the pointer that did not lead to this session.
 #[cold]
-fn bring_in(ring: *mut u8, capacity: usize) {
-    let at = MAPPED.brought_in.fetch_add(BRING_IN_LEN, Ordering::Relaxed);
-    if at < capacity {
-        // SAFETY: inside the mapping, which stays while this call is registered; whatever the byte is by then, it is not used.
-        let _ = unsafe { ring.wrapping_add(at).read_volatile() };
-    }
-}
-
-/// True if the mapped session watches `device`.
-pub fn watches(device: u64) -> bool {
-    let count = MAPPED.device_count.load(Ordering::Relaxed);
-    MAPPED
-        .devices
-        .iter()
-        .take(count)
-        .any(|watched| watched.load(Ordering::Relaxed) == device)
-}
-
-#[cold]
-fn map(call: &Call, session: u64) -> Option<()> {
+fn map(call: &Call, session: u64, mut found: *mut Mapped) -> Option<&'static Mapped> {
     // Closing a file is a cancellation point.
     let _deferred = Deferred::new();
-    let Some(_guard) = locks::session(call.nested()) else {
-        refuse(call, Errno::DEADLK);
-        return None;
-    };
-    if MAPPED.session.load(Ordering::Acquire) == session {
-        return Some(());
-    }
-    unmap_previous();
-    match map_segment(call.rendezvous(), session) {
-        Ok(()) => {
-            MAPPED.session.store(session, Ordering::Release);
-            Some(())
+    let mut place = Place::take();
+    // A nested call may have interrupted one that maps.
+    while place.is_none() && !call.nested() {
+        std::thread::yield_now();
+        found = CURRENT.get();
+        // SAFETY: as in `of`.
+        if let Some(mapped) = unsafe { found.as_ref() }.filter(|found| found.session == session) {
+            return Some(mapped);
         }
+        place = Place::take();
+    }
+    let mapped = Mapped::of_segment(call.rendezvous(), session);
+    match mapped.and_then(|mapped| publish(mapped, found)) {
+        Ok(mapped) => Some(mapped),
         Err(errno) => {
             refuse(call, errno);
             None
@@ -123,59 +192,44 @@ fn map(call: &Call, session: u64) -> Option<()> {
 /// Maps the segment of a session before any call can see that session.
 #[cfg(feature = "embedded")]
 pub fn adopt(session: u64, segment: &std::fs::File) -> Result<(), Errno> {
-    let _guard = locks::session(false);
-    unmap_previous();
     let stat = rustix::fs::fstat(segment)?;
-    map_file(segment, &stat, session)?;
-    MAPPED.session.store(session, Ordering::Release);
-    Ok(())
+    let mapped = Mapped::of_file(segment, &stat, session)?;
+    publish(mapped, CURRENT.get()).map(drop)
 }
 
-fn unmap_previous() {
-    MAPPED.session.store(0, Ordering::Relaxed);
-    let old = MAPPED.base.swap(std::ptr::null_mut(), Ordering::Relaxed);
-    if !old.is_null() {
-        // SAFETY: the session that used it is over, and no call refers to it: see above.
-        unsafe { shm::unmap(old, RING_OFFSET + MAPPED.capacity.load(Ordering::Relaxed)) };
-    }
-}
-
-fn map_segment(rendezvous: &Rendezvous, session: u64) -> Result<(), Errno> {
-    let mut name = [0u8; NAME_LEN];
-    for (bytes, word) in name.chunks_exact_mut(8).zip(&rendezvous.session_name) {
-        bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
-    }
-    let name = name.split(|byte| *byte == 0).next().unwrap_or(&[]);
-    // A plain file name of ours, nothing that leads out of the directory.
-    if !name.starts_with(b"hotmirror.") || name.contains(&b'/') {
-        return Err(Errno::INVAL);
-    }
-    let path = rendezvous::path_of(name).ok_or(Errno::NAMETOOLONG)?;
-    let owner = rustix::process::geteuid().as_raw();
-    let (file, stat) = shm::open_trusted(path.as_c_str(), owner, (RING_OFFSET + PAGE_SIZE) as u64)?;
-    map_file(&file, &stat, session)
-}
-
-fn map_file(file: impl AsFd, stat: &Stat, session: u64) -> Result<(), Errno> {
-    let len = usize::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
-    let base = shm::map(file, len)?;
-    // SAFETY: the mapping is at least two pages long.
-    let header = unsafe { &*base.cast::<SegmentHeader>() };
-    let checked = check(header, session, len);
-    if checked.is_err() {
-        // SAFETY: mapped above, and not published.
-        unsafe { shm::unmap(base, len) };
-    }
-    let capacity = checked?;
-    let count = (header.device_count.load(Ordering::Relaxed) as usize).min(DEVICE_COUNT_MAX);
-    for (to, from) in MAPPED.devices.iter().zip(&header.devices) {
-        to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
-    MAPPED.device_count.store(count, Ordering::Relaxed);
-    MAPPED.capacity.store(capacity, Ordering::Relaxed);
-    MAPPED.brought_in.store(0, Ordering::Relaxed);
-    MAPPED.base.store(base, Ordering::Relaxed);
-    Ok(())
+/// Makes `mapped` the current session in place of `before`, unless another thread has done that meanwhile. Gives the one that is current then.
+fn publish(mapped: Mapped, before: *mut Mapped) -> Result<&'static Mapped, Errno> {
+    let page = shm::map_private(PAGE_SIZE).inspect_err(|_| {
+        // SAFETY: nobody else knows of it.
+        unsafe { mapped.unmap() };
+    })?;
+    let page = page.cast::<Mapped>();
+    // SAFETY: a page is long enough for it, and aligned.
+    unsafe { page.write(mapped) };
+    let current = match CURRENT.publish(before, page) {
+        Published::Ours { before, earlier } => {
+            // SAFETY: null, or a description that this call may still look at.
+            if let Some(before) = unsafe { before.as_ref() } {
+                // SAFETY: no call of its session is left.
+                unsafe { before.unmap() };
+            }
+            if !earlier.is_null() {
+                // SAFETY: nobody looks at it any more.
+                unsafe { shm::unmap(earlier.cast(), PAGE_SIZE) };
+            }
+            page
+        }
+        Published::Theirs(theirs) => {
+            // SAFETY: nobody else has seen the page or the mapping in it.
+            unsafe {
+                (*page).unmap();
+                shm::unmap(page.cast(), PAGE_SIZE);
+            }
+            theirs
+        }
+    };
+    // SAFETY: written before it was published, and there while calls of this session are.
+    Ok(unsafe { &*current })
 }
 
 /// The ring's capacity, which fills the file to its end.
@@ -216,7 +270,8 @@ pub fn switch_off(rendezvous: &Rendezvous, session: u64) {
 
 /// A change of this call can't be put into the log: nothing that misses it may become a backup (I3).
 pub fn lose(call: &Call, detail: Errno) {
-    if let Some(writer) = writer(call) {
+    if let Some(session) = of(call) {
+        let writer = session.writer();
         writer.lose(LostReason::Unidentified, detail.raw_os_error() as u64);
         switch_off(call.rendezvous(), call.control().session());
     }
@@ -224,6 +279,6 @@ pub fn lose(call: &Call, detail: Errno) {
 
 /// In a forked child: the log is the parent's.
 pub fn forget() {
-    MAPPED.session.store(0, Ordering::Relaxed);
-    MAPPED.base.store(std::ptr::null_mut(), Ordering::Relaxed);
+    CURRENT.forget();
+    MAPPERS.store(0, Ordering::Relaxed);
 }

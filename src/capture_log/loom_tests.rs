@@ -12,6 +12,7 @@ use loom::sync::Arc;
 use loom::thread;
 
 use super::control::LostReason;
+use super::current::{Current, Published};
 use super::grace::{FlightTables, enter_crowd, leave_crowd};
 use super::layout::{AioSlot, FlightSlot, SegmentHeader};
 use super::memory::RingMemory;
@@ -501,5 +502,61 @@ fn loom_one_slot_is_claimed_by_one_and_released_by_its_holder() {
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
         assert_eq!(slot.word.load(Ordering::Relaxed) >> 16, 0);
+    });
+}
+
+/// A session as a call describes it. The cells say who looks at the description, and who uses what it describes.
+struct Described {
+    session: u64,
+    itself: UnsafeCell<()>,
+    mapping: UnsafeCell<()>,
+}
+
+/// A call of `session`: finds its description, or makes one.
+fn meet(current: &Current<Described>, session: u64) {
+    let found = current.get();
+    let look = |described: *mut Described| {
+        // SAFETY: never freed in the model; the cell tells if it would have been.
+        let described = unsafe { &*described };
+        described.itself.with(|_| ());
+        described
+    };
+    let mut used = found;
+    if found.is_null() || look(found).session != session {
+        let new = Box::into_raw(Box::new(Described {
+            session,
+            itself: UnsafeCell::new(()),
+            mapping: UnsafeCell::new(()),
+        }));
+        used = match current.publish(found, new) {
+            Published::Ours { before, earlier } => {
+                if !before.is_null() {
+                    look(before).mapping.with_mut(|_| ());
+                }
+                if !earlier.is_null() {
+                    // SAFETY: as above.
+                    unsafe { &*earlier }.itself.with_mut(|_| ());
+                }
+                new
+            }
+            Published::Theirs(theirs) => theirs,
+        };
+    }
+    let used = look(used);
+    assert_eq!(used.session, session);
+    used.mapping.with(|_| ());
+}
+
+/// Two calls of each session at once, and a grace period between the sessions: whoever takes something away is the last who knows of it.
+#[test]
+fn loom_a_session_that_is_gone_is_used_by_nobody() {
+    loom::model(|| {
+        let current = Arc::new(Current::new());
+        for session in 1..=3 {
+            let theirs = current.clone();
+            let other = thread::spawn(move || meet(&theirs, session));
+            meet(&current, session);
+            other.join().unwrap();
+        }
     });
 }

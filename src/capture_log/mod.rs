@@ -1,9 +1,10 @@
 //! The capture log: how a change gets from a server thread to the controller.
 //!
-//! `layout` draws the bytes that both sides map, `control` is the word that switches capture, `record` what is noted, `memory` and `ring` the
+//! `layout` draws the bytes that both sides map, `control` is the word that switches capture, `current` which session a process has mapped, `record` what is noted, `memory` and `ring` the
 //! log itself, `grace` the waiting for calls under way, `shm` how shared files are made and trusted, `link` the controller's end.
 
 pub mod control;
+pub mod current;
 pub mod grace;
 pub mod layout;
 #[cfg(not(loom))]

@@ -144,10 +144,8 @@ impl Session {
             scope,
             link,
             |_| Ok(stage),
-            |options, link, devices| {
+            |options, _, devices| {
                 let session = options.session;
-                // An earlier session may have ended without one; its segment is unmapped now.
-                link.grace(false, options.grace_bound)?;
                 let segment = Segment::create_private(session, options.log_size, devices)?;
                 (inside.adopt)(session, segment.file()).map_err(|source| LinkError::Io {
                     path: "the capture log".into(),
@@ -175,6 +173,8 @@ impl Session {
         }
         let start_time = link::start_time_ticks(options.pid)
             .map_err(|_| SessionError::ServerGone { pid: options.pid })?;
+        // An earlier session may have ended without one, and what its calls have mapped goes when a call meets this one.
+        link.grace(false, options.grace_bound)?;
         let (devices, counters) = survey(&scope)?;
         let stage = Arc::new(make_stage(&options)?);
         options.monitor.event(&Event::Phase(Phase::Attach));

@@ -5,7 +5,6 @@
 //! actions are listed here with what it may say. All others must give a copy each time, and changes must have been captured and
 //! mirrored, so that no test passes because nothing happened.
 
-use hotmirror::capture_log::LinkError;
 use hotmirror::session::{Root, Session, SessionError};
 use hotmirror_tests::skip::long;
 use hotmirror_tests::victim::{Victim, actions};
@@ -17,8 +16,6 @@ enum Refusal {
     None,
     /// Only the source could give the bytes, and they change as fast as they are copied.
     Unsettled,
-    /// As above; and a signal handler's call may come while the call that it interrupts maps the log, and can't wait for it.
-    Interrupted,
     /// A libc-internal write was found out by the audit.
     Unseen,
     /// A context was destroyed to which something had been submitted before the session began; or its file is too busy, as above.
@@ -35,8 +32,8 @@ impl Refusal {
             | ("trouble", "found")
             | ("cancel", "copy")
             | ("exerciser", "tree" | "crowd" | "alone")
+            | ("trouble", "handler_names" | "handler")
             | ("kernel", _) => Refusal::Unsettled,
-            ("trouble", "handler_names" | "handler") => Refusal::Interrupted,
             ("mapping", "private") => Refusal::None,
             ("mapping" | "stdio", _) => Refusal::Unseen,
             ("aio", "destroyed" | "destroyed_raw") => Refusal::Untracked,
@@ -48,13 +45,8 @@ impl Refusal {
         match error {
             SessionError::Unsettled { .. } => matches!(
                 self,
-                Refusal::Unsettled | Refusal::Unseen | Refusal::Interrupted | Refusal::Untracked
+                Refusal::Unsettled | Refusal::Unseen | Refusal::Untracked
             ),
-            SessionError::Refused { .. } | SessionError::Link(LinkError::SwitchedOff { .. })
-                if self == Refusal::Interrupted =>
-            {
-                true
-            }
             SessionError::Unexplained { .. } => self == Refusal::Unseen,
             SessionError::Lost { .. } => self == Refusal::Untracked,
             _ => false,
