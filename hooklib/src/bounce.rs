@@ -6,7 +6,7 @@
 //! put bytes into the backup that the file never had. So while records carry payloads, a write goes through a copy: one of the outcomes that the caller had to expect anyway.
 //!
 //! The copy is made by the kernel (`process_vm_readv` on ourselves), so that a bad address stays what it is, an EFAULT of the real call (I2).
-//! Memory comes from two small pools, of short buffers and of long ones, or is mapped for the one call: nothing is allocated. It is brought in before it is
+//! Memory comes from two small pools, of short buffers and of long ones, or is mapped for the one call: nothing is allocated. A long one is brought in before it is
 //! filled: to touch the pages one by one for the first time would hold up a write of some megabytes for a millisecond.
 
 use std::ffi::{c_long, c_ulong};
@@ -28,7 +28,7 @@ const LEN_MAX: usize = 64 << 20;
 /// IOV_MAX.
 const ARRAY_LEN_MAX: usize = 1024;
 
-/// Buffers of one length, mapped together when the first is wanted, and kept.
+/// Buffers of one length, mapped together and kept.
 struct Pool {
     len: usize,
     count: usize,
@@ -177,6 +177,13 @@ impl Drop for Bounce {
             // SAFETY: mapped by `of_len` for this value alone.
             None => _ = unsafe { rustix::mm::munmap(self.address.cast(), self.len) },
         }
+    }
+}
+
+/// Maps the pools, which takes no memory yet: to map is to wait for whoever else in the server maps something, which no captured call should.
+pub fn prepare() {
+    for pool in &POOLS {
+        let _ = mapped(pool);
     }
 }
 

@@ -118,6 +118,7 @@ fn publish() -> Result<(), rustix::io::Errno> {
         PROCESS.state.store(INERT, Ordering::Relaxed);
         return made.map(|_| ());
     };
+    bounce::prepare();
     PROCESS.membarrier.store(made.membarrier, Ordering::Relaxed);
     PROCESS.pid.store(made.pid, Ordering::Relaxed);
     if made.membarrier {

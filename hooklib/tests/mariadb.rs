@@ -38,10 +38,9 @@ impl Server {
                 "--auth-root-authentication-method=normal",
             ])
             .arg(format!("--datadir={}", data.display()))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        assert!(installed.expect("It is installed").success());
+            .output()
+            .expect("It is installed");
+        assert!(installed.status.success(), "{installed:?}");
         let child = Command::new(SERVER)
             .args([
                 "--no-defaults",
