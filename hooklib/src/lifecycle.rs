@@ -174,11 +174,14 @@ unsafe extern "C" fn become_forked() {
     }
     PROCESS.pid.store(0, Ordering::Relaxed);
     bounce::forget();
-    session::forget();
+    let had_session = session::forget();
     hooks::forget();
     inflight::forget();
-    // SAFETY: no other thread exists that could hold or wait for one of the locks.
-    unsafe { locks::renew() };
+    // They are many, and most processes that fork have never taken one.
+    if had_session {
+        // SAFETY: no other thread exists that could hold or wait for one of the locks.
+        unsafe { locks::renew() };
+    }
     PROCESS.state.store(FORKED, Ordering::Relaxed);
 }
 

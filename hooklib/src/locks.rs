@@ -7,7 +7,8 @@
 //! bytes, which engines hardly ever do: a short range is held by its blocks, of an InnoDB page each, and a longer one by whole regions. What holds blocks shares their
 //! regions, and what holds either shares the file.
 //!
-//! They are striped: two files may share a lock, which costs a wait and nothing else. std's locks are used since they are a futex and a word: they allocate
+//! They are striped: two files may share a lock, which costs a wait and nothing else. There are so many that hardly any do: a wait, however short, is a turn
+//! of the scheduler, which takes milliseconds where many threads want the processor. std's locks are used since they are a futex and a word: they allocate
 //! nothing and can live in a static. (parking_lot allocates for a thread that has to wait.) Poison means nothing here: the locks guard no data.
 
 use std::cell::UnsafeCell;
@@ -16,8 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use engine::capture_log::FileId;
 
 const FILE_STRIPES: usize = 512;
-const REGION_STRIPES: usize = 1024;
-const BLOCK_STRIPES: usize = 4096;
+const REGION_STRIPES: usize = 16 << 10;
+const BLOCK_STRIPES: usize = 64 << 10;
 const REGION_LEN: u64 = 1 << 20;
 const BLOCK_LEN: u64 = 16 << 10;
 /// A change that touches more regions takes the whole file.

@@ -277,8 +277,10 @@ pub fn lose(call: &Call, detail: Errno) {
     }
 }
 
-/// In a forked child: the log is the parent's.
-pub fn forget() {
+/// In a forked child: the log is the parent's. True if the parent ever had one.
+pub fn forget() -> bool {
+    let had_session = !CURRENT.get().is_null();
     CURRENT.forget();
     MAPPERS.store(0, Ordering::Relaxed);
+    had_session
 }
