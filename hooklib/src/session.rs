@@ -46,7 +46,9 @@ const _: () = assert!(size_of::<Mapped>() <= PAGE_SIZE);
 
 static CURRENT: Current<Mapped> = Current::new();
 
-/// Of threads that map a session at the same time: the most, and how many there are.
+/// How often a thread lets others go before it maps in any case: nothing here is worth standing still for.
+const TURNS_MAX: u32 = 1000;
+/// Of threads that map a session at the same time: the most as a rule, and how many there are.
 const MAPPERS_MAX: usize = 4;
 static MAPPERS: AtomicUsize = AtomicUsize::new(0);
 
@@ -153,7 +155,8 @@ impl Place {
     fn take() -> Option<Place> {
         let one_more = |count: usize| (count < MAPPERS_MAX).then_some(count.wrapping_add(1));
         let taken = MAPPERS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        taken.is_ok().then_some(Place)
+        // Not made unless it was taken: it is given back when it is dropped.
+        taken.is_ok().then(|| Place)
     }
 }
 
@@ -169,8 +172,10 @@ fn map(call: &Call, session: u64, mut found: *mut Mapped) -> Option<&'static Map
     // Closing a file is a cancellation point.
     let _deferred = Deferred::new();
     let mut place = Place::take();
+    let mut turns = 0;
     // A nested call may have interrupted one that maps.
-    while place.is_none() && !call.nested() {
+    while place.is_none() && !call.nested() && turns < TURNS_MAX {
+        turns = turns.wrapping_add(1);
         std::thread::yield_now();
         found = CURRENT.get();
         // SAFETY: as in `of`.
@@ -283,4 +288,18 @@ pub fn forget() -> bool {
     CURRENT.forget();
     MAPPERS.store(0, Ordering::Relaxed);
     had_session
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_that_was_not_taken_is_not_given_back() {
+        let places = [(); MAPPERS_MAX].map(|()| Place::take());
+        assert!(places.iter().all(Option::is_some));
+        assert!(Place::take().is_none() && Place::take().is_none());
+        drop(places);
+        assert_eq!(MAPPERS.load(Ordering::Relaxed), 0);
+    }
 }
