@@ -7,7 +7,7 @@
 //! A file is known by device and inode. An inode may be reused: the old file's last name goes (Unlink, Rename over it) before the new file's Create, and with it
 //! its state; a fresh Create of a known file starts over in any case.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::ops::{Bound, Range};
 use std::os::unix::ffi::OsStrExt;
@@ -63,7 +63,7 @@ impl FileState {
     }
 
     /// A change was recorded since the file was seen, or it was made by one and never was seen: then it may well look different.
-    pub fn is_recorded(&self) -> bool {
+    fn is_recorded(&self) -> bool {
         self.last_record > self.seen.map_or(0, |seen| seen.since.0)
     }
 
@@ -141,6 +141,14 @@ impl Catalog {
 
     pub fn name(&self, path: &Path) -> Option<&Node> {
         self.names.get(path.as_os_str())
+    }
+
+    /// Names that a scan did not find.
+    pub fn names_missing_in(&self, entries: &[Entry]) -> Vec<&Path> {
+        let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
+        let names = self.names.keys();
+        let missing = names.filter(|path| !seen.contains(path.as_os_str()));
+        missing.map(Path::new).collect()
     }
 
     pub fn file(&self, file: FileId) -> Option<&FileState> {

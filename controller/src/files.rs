@@ -3,6 +3,7 @@
 //! What makes it right: a file is read once, and its checksum is that of the very bytes that were read; blocks of zeros become holes, as they
 //! were in the backup.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -137,6 +138,14 @@ pub fn inventory(backup: &Path, places: &[PathBuf]) -> Result<Vec<Entry>, FileEr
     Ok(entries.collect())
 }
 
+/// What is directly in `directory`, all of it.
+pub fn names_in(directory: &Path) -> Result<Vec<OsString>, FileError> {
+    let items = std::fs::read_dir(directory).map_err(FileError::at("read", directory))?;
+    let names = items.map(|item| Ok(item?.file_name()));
+    let names: std::io::Result<_> = names.collect();
+    names.map_err(FileError::at("read", directory))
+}
+
 fn list(backup: &Path, relative: &Path, entries: &mut Vec<Entry>) -> Result<(), FileError> {
     let path = backup.join(relative);
     let metadata = std::fs::symlink_metadata(&path).map_err(FileError::at("look at", &path))?;
@@ -164,10 +173,7 @@ fn list(backup: &Path, relative: &Path, entries: &mut Vec<Entry>) -> Result<(), 
         modified_ns: metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec(),
     });
     if is_directory {
-        let items = std::fs::read_dir(&path).map_err(FileError::at("read", &path))?;
-        let names = items.map(|item| Ok(item?.file_name()));
-        let names: std::io::Result<Vec<_>> = names.collect();
-        let mut names = names.map_err(FileError::at("read", &path))?;
+        let mut names = names_in(&path)?;
         names.sort();
         for name in names {
             list(backup, &relative.join(name), entries)?;

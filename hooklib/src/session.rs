@@ -60,12 +60,20 @@ pub fn of(call: &Call) -> Option<&Mapped> {
         return None;
     }
     let session = call.control().session();
-    let found = CURRENT.get();
-    // SAFETY: null, or a description that may be looked at while this call is registered.
-    match unsafe { found.as_ref() } {
-        Some(mapped) if mapped.session == session => Some(mapped),
-        _ => map(call, session, found),
+    match current(session) {
+        Ok(mapped) => Some(mapped),
+        Err(found) => map(call, session, found),
     }
+}
+
+/// `session`, if it is mapped; else the pointer that is found in its place. For a registered call of that session.
+fn current(session: u64) -> Result<&'static Mapped, *mut Mapped> {
+    let found = CURRENT.get();
+    // SAFETY: null, or a description that may be looked at while the call is registered.
+    let mapped = unsafe { found.as_ref() };
+    mapped
+        .filter(|mapped| mapped.session == session)
+        .ok_or(found)
 }
 
 impl Mapped {
@@ -177,10 +185,9 @@ fn map(call: &Call, session: u64, mut found: *mut Mapped) -> Option<&'static Map
     while place.is_none() && !call.nested() && turns < TURNS_MAX {
         turns = turns.wrapping_add(1);
         std::thread::yield_now();
-        found = CURRENT.get();
-        // SAFETY: as in `of`.
-        if let Some(mapped) = unsafe { found.as_ref() }.filter(|found| found.session == session) {
-            return Some(mapped);
+        match current(session) {
+            Ok(mapped) => return Some(mapped),
+            Err(now) => found = now,
         }
         place = Place::take();
     }

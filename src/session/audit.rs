@@ -4,7 +4,6 @@
 //! process, through a mapping or a libc-internal write), and a backup that trusted the log would be silently wrong (I3).
 
 use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use super::core::{Core, Reading};
@@ -83,9 +82,8 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
             !file.explains(&entry.traits) && !beyond.files.contains(&entry.file)
         })
     };
-    let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
-    let missing = catalog.names().map(|(path, _)| path);
-    let missing = missing.filter(|path| !seen.contains(path.as_os_str()) && !explained(path));
+    let missing = catalog.names_missing_in(&entries).into_iter();
+    let missing = missing.filter(|path| !explained(path));
     let found = entries
         .iter()
         .filter(|entry| !explained(&entry.path))
@@ -196,14 +194,8 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> Vec<PathBu
         .filter(|entry| !agrees(catalog, &entry.path, Some(entry)))
         .map(|entry| entry.path.clone())
         .collect();
-    let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
-    suspects.extend(
-        catalog
-            .names()
-            .map(|(path, _)| path)
-            .filter(|path| !seen.contains(path.as_os_str()))
-            .map(Path::to_path_buf),
-    );
+    let missing = catalog.names_missing_in(entries).into_iter();
+    suspects.extend(missing.map(Path::to_path_buf));
     for entry in entries {
         // What has this inode by now may be another file, or have been a symbolic link.
         let named = catalog.name(&entry.path) == Some(&Node::File(entry.file));

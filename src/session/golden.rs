@@ -3,8 +3,6 @@
 //! The server is stopped by SIGSTOP, at a moment when no hooked call and no asynchronous write is under way (a call half done is in neither state). If some are,
 //! it runs on for a moment and is stopped again.
 
-use std::collections::HashSet;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -127,11 +125,7 @@ fn compare(core: &Core) -> Result<GoldenReport, SessionError> {
                 .push(format!("{}: {difference}", entry.path.display()));
         }
     }
-    let seen: HashSet<&OsStr> = entries.iter().map(|entry| entry.path.as_os_str()).collect();
-    let extra = catalog
-        .names()
-        .map(|(path, _)| path)
-        .filter(|path| !seen.contains(path.as_os_str()));
+    let extra = catalog.names_missing_in(&entries).into_iter();
     report
         .differences
         .extend(extra.map(|path| format!("{}: only in the copy", path.display())));

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::RestoreError;
 use crate::args::{UsageError, absolute};
 use crate::backup::roots::{EXTERNAL_PLACE, Role, RootEntry};
-use crate::files::FileError;
+use crate::files::{self, FileError};
 use crate::manifest::Manifest;
 
 const STAGE_NAME: &str = ".hotmirror-restore";
@@ -155,9 +155,7 @@ impl Stages {
     pub fn publish(mut self) -> Result<(), RestoreError> {
         self.is_kept = true;
         for (stage, directory) in &self.stages {
-            let names = std::fs::read_dir(stage).map_err(FileError::at("read", stage))?;
-            for entry in names {
-                let name = entry.map_err(FileError::at("read", stage))?.file_name();
+            for name in files::names_in(stage)? {
                 let to = directory.join(&name);
                 std::fs::rename(stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
             }

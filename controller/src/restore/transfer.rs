@@ -117,9 +117,7 @@ fn dress(order: &Order<'_>, entry: &Entry, path: &Path) -> Result<(), FileError>
 pub fn move_all(order: &Order<'_>) -> Result<(), RestoreError> {
     for destination in &order.destinations {
         let from = order.backup.join(&destination.place);
-        let names = std::fs::read_dir(&from).map_err(FileError::at("read", &from))?;
-        for entry in names {
-            let name = entry.map_err(FileError::at("read", &from))?.file_name();
+        for name in files::names_in(&from)? {
             move_one(&from.join(&name), &destination.stage.join(&name))?;
         }
     }
@@ -140,9 +138,7 @@ fn move_one(from: &Path, to: &Path) -> Result<(), FileError> {
     let metadata = std::fs::symlink_metadata(from).map_err(FileError::at("look at", from))?;
     if metadata.is_dir() {
         std::fs::create_dir(to).map_err(FileError::at("create", to))?;
-        let names = std::fs::read_dir(from).map_err(FileError::at("read", from))?;
-        for entry in names {
-            let name = entry.map_err(FileError::at("read", from))?.file_name();
+        for name in files::names_in(from)? {
             move_one(&from.join(&name), &to.join(&name))?;
         }
         return std::fs::remove_dir(from).map_err(FileError::at("remove", from));
