@@ -5,19 +5,18 @@
 //! block is being written. Any state of such a buffer may end up in the file, and the bytes found in it after the call need not be those. A record made of them would
 //! put bytes into the backup that the file never had. So while records carry payloads, a write goes through a copy: one of the outcomes that the caller had to expect anyway.
 //!
-//! The copy is made by the kernel (`process_vm_readv` on ourselves), so that a bad address stays what it is, an EFAULT of the real call (I2).
+//! What can't be read is not copied, so that a bad address stays what it is, an EFAULT of the real call (I2).
 //! Memory comes from two small pools, of short buffers and of long ones, or is mapped for the one call: nothing is allocated. A long one is brought in before it is
 //! filled: to touch the pages one by one for the first time would hold up a write of some megabytes for a millisecond.
 
-use std::ffi::{c_long, c_ulong};
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use libc::iovec;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use crate::caller_memory::copy;
 use crate::capture::Buffers;
-use crate::real::{errno, set_errno, syscall};
 
 /// A buffer longer than this is brought in as a whole.
 const TOUCHED_LEN: usize = 64 << 10;
@@ -78,18 +77,15 @@ impl Bounce {
                 Bounce::gather(std::slice::from_ref(&one))
             }
             Buffers::Many(array, count) => {
-                let mut copy = [const { MaybeUninit::<iovec>::uninit() }; ARRAY_LEN_MAX];
-                let len = count.checked_mul(size_of::<iovec>())?;
-                let room = copy.get_mut(..count)?;
-                let from = iovec {
-                    iov_base: array.cast_mut().cast(),
-                    iov_len: len,
-                };
-                if !read_own(room.as_mut_ptr().cast(), len, std::slice::from_ref(&from)) {
+                let mut parts = [const { MaybeUninit::<iovec>::uninit() }; ARRAY_LEN_MAX];
+                let room = parts.get_mut(..count)?;
+                let len = size_of_val(room);
+                // SAFETY: `room` is `len` bytes long.
+                if !unsafe { copy(array.cast(), room.as_mut_ptr().cast(), len) } {
                     return None;
                 }
                 // SAFETY: `count` elements have just been filled, and an iovec is valid whatever its bytes.
-                Bounce::gather(unsafe { std::slice::from_raw_parts(copy.as_ptr().cast(), count) })
+                Bounce::gather(unsafe { std::slice::from_raw_parts(parts.as_ptr().cast(), count) })
             }
             Buffers::Kernel => None,
         }
@@ -100,7 +96,15 @@ impl Bounce {
             .iter()
             .try_fold(0usize, |sum, part| sum.checked_add(part.iov_len))?;
         let bounce = Bounce::of_len(len)?;
-        read_own(bounce.address, len, from).then_some(bounce)
+        let mut to = bounce.address;
+        for part in from {
+            // SAFETY: `bounce` has room for all of the parts.
+            if !unsafe { copy(part.iov_base.cast(), to, part.iov_len) } {
+                return None;
+            }
+            to = to.wrapping_add(part.iov_len);
+        }
+        Some(bounce)
     }
 
     fn of_len(len: usize) -> Option<Bounce> {
@@ -216,66 +220,6 @@ fn map(len: usize) -> Option<*mut u8> {
     // SAFETY: a new mapping at an address of the kernel's choice disturbs no memory.
     let mapped = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), len, prot, flags) };
     mapped.ok().map(|address| address.cast())
-}
-
-/// Copies `from`, `len` bytes in all, to `to`. False if not all of it can be read.
-///
-/// Where a sandbox forbids the system call, the bytes are copied plainly: a bad address is then a SIGSEGV instead of an EFAULT, in a server that is about to
-/// write from a bad address.
-fn read_own(to: *mut u8, len: usize, from: &[iovec]) -> bool {
-    let local = iovec {
-        iov_base: to.cast(),
-        iov_len: len,
-    };
-    let pid = rustix::process::getpid().as_raw_nonzero().get();
-    let args = [
-        c_long::from(pid),
-        &raw const local as c_long,
-        1,
-        from.as_ptr() as c_long,
-        from.len() as c_ulong as c_long,
-        0,
-    ];
-    // SAFETY: the kernel checks every address of `from`; `to` has room for `len` bytes by the callers.
-    let copied = unsafe { syscall(libc::SYS_process_vm_readv, args) };
-    match (copied, errno()) {
-        (-1, libc::EPERM | libc::ENOSYS | libc::EACCES) => {
-            copy_plainly(to, from);
-            true
-        }
-        _ => copied >= 0 && copied as usize == len,
-    }
-}
-
-/// What is at an address that the program gave, for the kernel to read; None if it can't be read. errno stays.
-///
-/// # Safety
-/// A `T` is valid whatever its bytes.
-pub unsafe fn peek<T: Copy>(address: *const T) -> Option<T> {
-    let before = errno();
-    let mut value = MaybeUninit::<T>::uninit();
-    let from = iovec {
-        iov_base: address.cast_mut().cast(),
-        iov_len: size_of::<T>(),
-    };
-    let read = !address.is_null()
-        && read_own(
-            value.as_mut_ptr().cast(),
-            size_of::<T>(),
-            std::slice::from_ref(&from),
-        );
-    set_errno(before);
-    // SAFETY: every byte of it has been read, and the caller's word.
-    read.then(|| unsafe { value.assume_init() })
-}
-
-fn copy_plainly(to: *mut u8, from: &[iovec]) {
-    let mut at = to;
-    for part in from {
-        // SAFETY: the caller's buffers, which the real call would read next; `to` has room for all of them.
-        unsafe { at.copy_from_nonoverlapping(part.iov_base.cast(), part.iov_len) };
-        at = at.wrapping_add(part.iov_len);
-    }
 }
 
 /// In a forked child: the parent's threads, which held buffers, are not there.

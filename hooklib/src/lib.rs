@@ -8,6 +8,7 @@
 //! is live, and its rendezvous has no name.
 
 mod bounce;
+mod caller_memory;
 mod cancellation;
 mod capture;
 #[cfg(feature = "embedded")]

@@ -394,6 +394,7 @@ fn excluded_tables_and_unwanted_binlogs_are_left_out() {
     let needed = binlogs("needed", "--binlogs=needed");
     assert!(all > needed && needed >= 1, "{all} of all, {needed} needed");
     assert_eq!(binlogs("none", "--binlogs=none"), 0);
+    assert_eq!(binlogs("rotated", "--binlogs=rotate"), 1);
     let target = home.path().join("excluded");
     program
         .backup(&target)

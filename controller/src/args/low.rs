@@ -125,6 +125,8 @@ pub enum Binlogs {
     /// Those that recovery needs: the last one or two, and what is written meanwhile
     #[default]
     Needed,
+    /// A new one is begun first, and recovery needs no other: less to copy
+    Rotate,
     All,
     /// None: the copy starts with a fresh binlog
     None,
@@ -167,7 +169,7 @@ pub struct BackupArgs {
     /// Leave out: a glob on the path below a root, or DATABASE.TABLE with wildcards
     #[arg(long, value_name = "PATTERN")]
     pub exclude: Vec<String>,
-    /// needed, all or none [default: needed]
+    /// needed, rotate, all or none [default: needed]
     #[arg(long)]
     pub binlogs: Option<String>,
     /// Write the position under the names that other tools use, too

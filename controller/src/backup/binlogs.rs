@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hotmirror::manifest::{Entry, Kind};
 
@@ -19,6 +20,9 @@ use crate::server::{Coordinates, Variables};
 
 /// The current one, and the one before: MariaDB's recovery may need that for a while after a rotation.
 const NEEDED_COUNT_MAX: usize = 2;
+/// MariaDB names a new binlog in a checkpoint when its engines have written their logs: some ms, and a second where they do that by the second.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(3);
+const CHECKPOINT_POLL: Duration = Duration::from_millis(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum BinlogError {
@@ -73,6 +77,19 @@ impl Location {
         })
     }
 
+    /// Begins a new binlog and waits until recovery needs none before it; not for long, since more than needed is no harm. Writes of the server's own that
+    /// wait for the old one to be on disk are why nobody gets this unasked.
+    pub fn rotate(&self, client: &mut dyn ServerClient) -> Result<(), ClientError> {
+        // Nothing of it for replicas: a transaction of this server's own would part it from its source.
+        client.run("FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")?;
+        let name = names(client)?.pop().unwrap_or_default();
+        let begun = Instant::now();
+        while !self.stands_alone(&name) && begun.elapsed() < CHECKPOINT_WAIT {
+            std::thread::sleep(CHECKPOINT_POLL);
+        }
+        Ok(())
+    }
+
     /// Leaves out what `choice` does not want.
     pub fn select(
         &self,
@@ -83,13 +100,8 @@ impl Location {
         if choice == Binlogs::All {
             return Ok(());
         }
-        let rows = client.query("SHOW BINARY LOGS")?;
-        let names: Vec<&str> = rows.iter().filter_map(|row| row.get("Log_name")).collect();
-        let stands_alone = |name: &&str| {
-            // Where that can't be told, it is taken not to.
-            binlog_events::stands_alone(&self.path(name)).unwrap_or(false)
-        };
-        let needed = match names.last().is_some_and(stands_alone) {
+        let names = names(client)?;
+        let needed = match names.last().is_some_and(|name| self.stands_alone(name)) {
             true => 1,
             false => NEEDED_COUNT_MAX,
         };
@@ -101,6 +113,11 @@ impl Location {
             filter.leave_out(&self.index);
         }
         Ok(())
+    }
+
+    /// Where that can't be told, it is taken not to.
+    fn stands_alone(&self, name: &str) -> bool {
+        binlog_events::stands_alone(&self.path(name)).unwrap_or(false)
     }
 
     /// Where the binlogs' index is in the backup.
@@ -220,6 +237,13 @@ impl Location {
             })),
         }
     }
+}
+
+/// The server's binlogs, the current one last.
+fn names(client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
+    let rows = client.query("SHOW BINARY LOGS")?;
+    let names = rows.iter().filter_map(|row| row.get("Log_name"));
+    Ok(names.map(str::to_string).collect())
 }
 
 fn file_names(entries: &[Entry]) -> BTreeSet<&str> {

@@ -134,6 +134,24 @@ fn where_recovery_begins_with_the_last_it_is_needed_alone() {
 }
 
 #[test]
+fn a_new_binlog_is_begun_and_waited_for() {
+    let fixture = Fixture::new();
+    let path = fixture.location.path("bin.000003");
+    std::fs::write(&path, binlog("bin.000002")).unwrap();
+    let logs: [&[&str]; 2] = [&["bin.000002"], &["bin.000003"]];
+    let mut client = ScriptedClient::new()
+        .done("FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")
+        .rows("SHOW BINARY LOGS", &["Log_name"], &logs);
+    std::thread::scope(|threads| {
+        threads.spawn(|| std::fs::write(&path, binlog("bin.000003")).unwrap());
+        fixture.location.rotate(&mut client).unwrap();
+    });
+    client.finish();
+    assert!(fixture.left_out(Binlogs::Rotate, "bin.000002"));
+    assert!(!fixture.left_out(Binlogs::Rotate, "bin.000003"));
+}
+
+#[test]
 fn none_means_no_binlog_ever_and_nothing_else() {
     let fixture = Fixture::new();
     for name in [

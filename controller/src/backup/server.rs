@@ -65,7 +65,6 @@ impl Server {
         let client = self.client.as_mut();
         // Settings that decide what to do may have been changed during the base copy.
         self.variables = Variables::read(client)?;
-        self.variables = Variables::read(client)?;
         self.plan = plan(self.dialect.as_ref(), args, client, &self.variables)?;
         Ok(self.plan != before)
     }

@@ -17,6 +17,7 @@ use super::server::Server;
 use super::{BackupError, preflight};
 use crate::args;
 use crate::args::low::Binlogs;
+use crate::client::{ClientError, ServerClient};
 use crate::exit::Failure;
 use crate::progress::Reporter;
 use crate::server::PositionFrom;
@@ -47,16 +48,12 @@ pub fn survey(
     let roots = roots::find(&server.variables, &files)?;
     preflight::check_target(&args.target, &roots)?;
     preflight::check_source(&roots)?;
-    let mut filter = roots.filter(&server.variables, &args.exclude)?;
-    let binlogs = Location::of(&server.variables);
-    if let Some(binlogs) = &binlogs {
-        binlogs.select(args.binlogs, server.client.as_mut(), &mut filter)?;
-    }
+    let filter = roots.filter(&server.variables, &args.exclude)?;
     let ground = Ground {
         process,
         library_version,
         roots,
-        binlogs,
+        binlogs: Location::of(&server.variables),
         session: system::random_session().map_err(BackupError::Begin)?,
         started: system::now(),
         runtime_dir,
@@ -85,6 +82,23 @@ fn warn(args: &args::Backup, server: &Server, ground: &Ground, reporter: &Report
 }
 
 impl Ground {
+    /// Settles which binlogs are taken; begins a new one first where that is asked for.
+    pub fn choose_binlogs(
+        &mut self,
+        choice: Binlogs,
+        client: &mut dyn ServerClient,
+        reporter: &Reporter,
+    ) -> Result<(), ClientError> {
+        let Some(binlogs) = &self.binlogs else {
+            return Ok(());
+        };
+        if choice == Binlogs::Rotate {
+            reporter.step("Beginning a new binlog");
+            binlogs.rotate(client)?;
+        }
+        binlogs.select(choice, client, &mut self.filter)
+    }
+
     pub fn header(&self, args: &args::Backup) -> Header {
         Header {
             owner_pid: std::process::id(),

@@ -19,7 +19,7 @@ use libc::{c_int, c_long, timespec};
 use rustix::fs::OFlags;
 
 use super::write::many;
-use crate::bounce::peek;
+use crate::caller_memory::peek;
 use crate::capture::{Buffers, Capture, open_flags, recorded};
 use crate::inflight::Call;
 use crate::lifecycle;

@@ -6,7 +6,7 @@ use libc::{c_char, c_int, c_long, c_uint, c_void};
 
 use super::namespace::{self, Entry};
 use super::{aio, mmap, open, position, truncate, uring, write};
-use crate::bounce::peek;
+use crate::caller_memory::peek;
 use crate::capture::Buffers;
 use crate::real::syscall;
 

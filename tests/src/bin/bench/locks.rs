@@ -24,7 +24,7 @@ pub fn run(plan: &Plan, home: &Path) -> Vec<f64> {
     let mut load = Sysbench::start(TABLES, ROWS, LOAD, &server);
     let target = home.join("backup");
     let held = (0..plan.cuts).map(|_| {
-        let done = ways::hotmirror(&server, &target, home);
+        let done = ways::hotmirror(&server, &target, home, &[]);
         std::fs::remove_dir_all(&target).expect("The backup can be removed");
         done.lock_ms.expect("The time that commits were held")
     });

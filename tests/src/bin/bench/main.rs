@@ -25,6 +25,7 @@ use hotmirror_tests::{artifacts, scratch};
 
 use plan::Plan;
 use report::Results;
+use rounds::Ground;
 
 /// What the command line asks for; scripts/bench describes it.
 struct Request {
@@ -37,6 +38,8 @@ struct Request {
 
 #[derive(Clone, Copy)]
 enum Only {
+    /// What a backup costs a server under load, beside its peers.
+    Backups,
     /// What a hooked call costs.
     Calls,
     /// How long calls are held up under load.
@@ -56,6 +59,7 @@ fn request(arguments: Vec<String>) -> Request {
     };
     let mut output = (!has("--quick")).then(|| artifacts::workspace().join("docs"));
     let only = match () {
+        () if has("--backups") => Some(Only::Backups),
         () if has("--calls") => Some(Only::Calls),
         () if has("--stalls") => Some(Only::Stalls),
         () if has("--rate") => Some(Only::Rate),
@@ -71,12 +75,17 @@ fn request(arguments: Vec<String>) -> Request {
                 .unwrap_or_else(|e| panic!("{argument} {value}: {e}"))
         };
         match argument.as_str() {
-            "--quick" | "--full" | "--calls" | "--stalls" | "--rate" | "--many" => {}
+            "--quick" | "--full" | "--backups" | "--calls" | "--stalls" | "--rate" | "--many" => {}
             "--metered-backups" => plan.metered_backups = number(),
             "--data-gb" => plan.set_data_gb(number()),
             "--many-tables" => plan.many_tables = number(),
             "--first-rate" => plan.first_rate = number(),
             "--rounds" => plan.rounds = number(),
+            "--server" => {
+                let name = rest.next().expect("A server after --server");
+                plan.servers.retain(|server| *server == name);
+                assert!(!plan.servers.is_empty(), "Unknown server {name}");
+            }
             "--output" => output = Some(rest.next().expect("A directory after --output").into()),
             _ => panic!("Unknown argument {argument}"),
         }
@@ -88,6 +97,7 @@ fn main() {
     let Request { plan, output, only } = request(std::env::args().skip(1).collect());
     let home = scratch::dir();
     match only {
+        Some(Only::Backups) => return drop(back_up(&plan, home.path())),
         Some(Only::Calls) => return drop(pwrite::measure(&plan, home.path())),
         Some(Only::Stalls) => return drop(stalls::measure(&plan, home.path())),
         Some(Only::Rate) => return println!("{:?}", rate::measure(&plan, home.path())),
@@ -115,15 +125,18 @@ fn measure(plan: &Plan, home: &Path) -> Results {
     let many = many::run(plan, home);
     Results {
         calls: pwrite::measure(plan, home),
-        grounds: plan
-            .servers
-            .iter()
-            .map(|server| rounds::run(plan, server, home))
-            .collect(),
+        grounds: back_up(plan, home),
         held_ms: locks::run(plan, home),
         stalls: stalls::measure(plan, home),
         rate: rate::measure(plan, home),
         many,
         reflinks: reflink::run(plan),
     }
+}
+
+fn back_up(plan: &Plan, home: &Path) -> Vec<Ground> {
+    let servers = plan.servers.iter();
+    servers
+        .map(|server| rounds::run(plan, server, home))
+        .collect()
 }

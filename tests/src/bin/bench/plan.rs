@@ -26,7 +26,7 @@ impl Load {
 
 #[derive(Clone, Debug)]
 pub struct Plan {
-    pub servers: [&'static str; 2],
+    pub servers: Vec<&'static str>,
     pub loads: Vec<Load>,
     pub tables: u32,
     pub rows: u32,
@@ -55,7 +55,7 @@ pub struct Plan {
 impl Plan {
     pub fn standard() -> Plan {
         let mut plan = Plan {
-            servers: ["mariadb-10.11", "mysql-9.7"],
+            servers: vec!["mariadb-10.11", "mysql-9.7"],
             loads: LOADS[..1].to_vec(),
             tables: 8,
             rows: 0,

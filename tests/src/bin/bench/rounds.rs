@@ -23,7 +23,7 @@ const RECOVERY: Duration = Duration::from_secs(4);
 pub struct Ground {
     pub server: &'static str,
     pub version: String,
-    pub ways: [Way; 3],
+    pub ways: [Way; 4],
     pub loads: Vec<(Load, Vec<Sample>)>,
     pub floor: Floor,
 }
@@ -95,7 +95,7 @@ pub fn run(plan: &Plan, name: &'static str, home: &Path) -> Ground {
 fn under_load(
     plan: &Plan,
     load: Load,
-    ways: [Way; 3],
+    ways: [Way; 4],
     server: &Server,
     home: &Path,
 ) -> Vec<Sample> {

@@ -94,7 +94,7 @@ fn of_server(name: &'static str, plan: &Plan, home: &Path) -> Stalls {
 
 fn back_up(server: &Server, figures: &Figures, target: &Path, home: &Path) {
     figures.record(true);
-    ways::hotmirror(server, target, home);
+    ways::hotmirror(server, target, home, &[]);
     figures.record(false);
     std::fs::remove_dir_all(target).expect("The backup can be removed");
 }

@@ -12,6 +12,8 @@ use hotmirror_tests::server::Server;
 
 use crate::plan::Load;
 
+pub const DATABASE: &str = "sbtest";
+
 /// The second that ended at `at`.
 #[derive(Clone, Copy, Debug)]
 pub struct Second {
@@ -35,14 +37,14 @@ fn command(script: &str, tables: u32, rows: u32, threads: u32, server: &Server) 
         format!("--threads={threads}"),
         format!("--mysql-socket={}", server.socket().display()),
         "--mysql-user=root".into(),
-        "--mysql-db=sbtest".into(),
+        format!("--mysql-db={DATABASE}"),
     ]);
     command
 }
 
 /// Makes the tables, which are the same for all loads.
 pub fn prepare(tables: u32, rows: u32, server: &Server) {
-    server.execute(&["CREATE DATABASE sbtest"]);
+    server.execute(&[&format!("CREATE DATABASE {DATABASE}")]);
     let output = command("oltp_write_only", tables, rows, 4, server)
         .arg("prepare")
         .output()

@@ -11,20 +11,27 @@ use hotmirror_tests::program::{self, Program};
 use hotmirror_tests::server::Server;
 use serde_json::Value;
 
+use crate::measure::size_gb;
+use crate::sysbench;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     Nothing,
     Hotmirror,
     MariadbBackup,
     Clone,
+    /// As many bytes as the tables have, written past the page cache and read nowhere: what any copy to this disk costs a server that works on it.
+    BareWrite,
 }
 
 impl Way {
-    pub fn of(server: &Server) -> [Way; 3] {
-        match server.flavor().is_mariadb() {
-            true => [Way::Nothing, Way::Hotmirror, Way::MariadbBackup],
-            false => [Way::Nothing, Way::Hotmirror, Way::Clone],
-        }
+    /// The peer is the third.
+    pub fn of(server: &Server) -> [Way; 4] {
+        let peer = match server.flavor().is_mariadb() {
+            true => Way::MariadbBackup,
+            false => Way::Clone,
+        };
+        [Way::Nothing, Way::Hotmirror, peer, Way::BareWrite]
     }
 
     pub fn name(self) -> &'static str {
@@ -33,6 +40,7 @@ impl Way {
             Way::Hotmirror => "hotmirror",
             Way::MariadbBackup => "mariadb-backup",
             Way::Clone => "CLONE LOCAL",
+            Way::BareWrite => "bare write",
         }
     }
 
@@ -46,9 +54,11 @@ impl Way {
     pub fn back_up(self, server: &Server, target: &Path, home: &Path) -> Done {
         match self {
             Way::Nothing => Done::default(),
-            Way::Hotmirror => hotmirror(server, target, home),
+            // The peers take no binlog at all.
+            Way::Hotmirror => hotmirror(server, target, home, &["--binlogs=rotate"]),
             Way::MariadbBackup => mariadb_backup(server, target, home),
             Way::Clone => clone(server, target),
+            Way::BareWrite => bare_write(server, target),
         }
     }
 }
@@ -61,8 +71,9 @@ pub struct Done {
     pub phases: Vec<(String, Instant)>,
 }
 
-pub fn hotmirror(server: &Server, target: &Path, home: &Path) -> Done {
+pub fn hotmirror(server: &Server, target: &Path, home: &Path, options: &[&str]) -> Done {
     let run = Program::for_server(server).backup(target).arg("--json");
+    let run = options.iter().fold(run, |run, option| run.arg(option));
     let mut phases = Vec::new();
     let peak = peak_of(run.command(), home, |line| {
         let event: Value = serde_json::from_str(line).unwrap_or_default();
@@ -104,6 +115,20 @@ pub fn prepare(target: &Path, home: &Path) -> f64 {
 fn clone(server: &Server, target: &Path) -> Done {
     let statement = format!("CLONE LOCAL DATA DIRECTORY = '{}'", target.display());
     server.execute(&[&statement]);
+    Done::default()
+}
+
+fn bare_write(server: &Server, target: &Path) -> Done {
+    let tables = size_gb(&server.data_dir().join(sysbench::DATABASE));
+    let mut command = Command::new("dd");
+    command.args(["if=/dev/zero", "bs=1M", "oflag=direct", "status=none"]);
+    command.arg(format!("count={:.0}", tables * 1e9 / f64::from(1 << 20)));
+    std::fs::create_dir(target).expect("A directory to write to");
+    let status = command.current_dir(target).arg("of=zeros").status();
+    assert!(
+        status.as_ref().is_ok_and(|status| status.success()),
+        "{command:?}: {status:?}"
+    );
     Done::default()
 }
 
