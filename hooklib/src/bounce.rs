@@ -7,7 +7,8 @@
 //!
 //! What can't be read is not copied, so that a bad address stays what it is, an EFAULT of the real call (I2).
 //! Memory comes from two small pools, of short buffers and of long ones, or is mapped for the one call: nothing is allocated. A long one is brought in before it is
-//! filled: to touch the pages one by one for the first time would hold up a write of some megabytes for a millisecond.
+//! filled: to touch the pages one by one for the first time would hold up a write of some megabytes for a millisecond. To bring in all of them at once may still, so long writes
+//! bring in a part each while records carry no payloads yet.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
@@ -20,6 +21,8 @@ use crate::capture::Buffers;
 
 /// A buffer longer than this is brought in as a whole.
 const TOUCHED_LEN: usize = 64 << 10;
+/// Of a long buffer, what one write brings in ahead: 64 pages, a tenth of a millisecond.
+const AHEAD_LEN: usize = 256 << 10;
 /// Of one length: bits of a word.
 const BUFFER_COUNT_MAX: usize = 64;
 /// A write longer than this is not copied.
@@ -62,7 +65,7 @@ pub struct Bounce {
     address: *mut u8,
     len: usize,
     /// Pool and index in it, or None for a mapping of its own.
-    pooled: Option<(&'static Pool, u32)>,
+    pooled: Option<(&'static Pool, usize)>,
 }
 
 impl Bounce {
@@ -130,7 +133,7 @@ impl Bounce {
     fn bring_in(&self) {
         let known = self
             .pooled
-            .and_then(|(pool, index)| pool.brought_in.get(index as usize));
+            .and_then(|(pool, index)| pool.brought_in.get(index));
         let (from, to) = match known {
             // Buffers of a pool are a multiple of it long, and it is one of a page.
             Some(known) => (
@@ -159,13 +162,27 @@ impl Bounce {
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
                 (free != 0).then_some(free & free.wrapping_sub(1))
             });
-        let index = taken.ok()?.trailing_zeros();
-        let address = base.wrapping_add(index as usize * pool.len);
-        Some(Bounce {
-            address,
+        Some(Bounce::at(
+            pool,
+            base,
+            taken.ok()?.trailing_zeros() as usize,
+            len,
+        ))
+    }
+
+    /// A certain one.
+    fn take(pool: &'static Pool, index: usize, len: usize) -> Option<Bounce> {
+        let base = mapped(pool)?;
+        let free = pool.free.fetch_and(!(1 << index), Ordering::Acquire);
+        (free & 1 << index != 0).then(|| Bounce::at(pool, base, index, len))
+    }
+
+    fn at(pool: &'static Pool, base: *mut u8, index: usize, len: usize) -> Bounce {
+        Bounce {
+            address: base.wrapping_add(index * pool.len),
             len,
             pooled: Some((pool, index)),
-        })
+        }
     }
 
     pub fn buffers(&self) -> Buffers {
@@ -181,6 +198,28 @@ impl Drop for Bounce {
             // SAFETY: mapped by `of_len` for this value alone.
             None => _ = unsafe { rustix::mm::munmap(self.address.cast(), self.len) },
         }
+    }
+}
+
+/// A write of `len` bytes was made that needs no copy, since records carry no payloads yet: brings in a part of a buffer for those of this length that will.
+pub fn bring_in_ahead(len: u64) {
+    let [_, pool] = &POOLS;
+    let Some(len) = usize::try_from(len)
+        .ok()
+        .filter(|len| (TOUCHED_LEN + 1..=pool.len).contains(len))
+    else {
+        return;
+    };
+    let brought_in = pool.brought_in.iter().take(pool.count);
+    let mut known = brought_in
+        .map(|known| known.load(Ordering::Relaxed))
+        .enumerate();
+    let lacking = known.find(|(_, known)| *known < len);
+    // Who has it brings it in.
+    if let Some(bounce) =
+        lacking.and_then(|(index, known)| Bounce::take(pool, index, len.min(known + AHEAD_LEN)))
+    {
+        bounce.bring_in();
     }
 }
 
@@ -226,5 +265,39 @@ fn map(len: usize) -> Option<*mut u8> {
 pub fn forget() {
     for pool in &POOLS {
         pool.free.store(Pool::all(pool.count), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_writes_bring_in_ahead_what_those_after_them_need() {
+        let [_, pool] = &POOLS;
+        let known = || {
+            let buffers = pool.brought_in.iter().take(pool.count);
+            let known: Vec<usize> = buffers.map(|len| len.load(Ordering::Relaxed)).collect();
+            known
+        };
+        for len in [0, 1, TOUCHED_LEN as u64, pool.len as u64 + 1, u64::MAX] {
+            bring_in_ahead(len);
+            assert_eq!(known(), [0; 4], "{len}");
+        }
+        let len = 5 * AHEAD_LEN / 2;
+        let held = Bounce::take(pool, 0, 1).unwrap();
+        bring_in_ahead(len as u64);
+        assert_eq!(known(), [0; 4], "the first is in use");
+        drop(held);
+        for calls in 1..=4 * 3 {
+            bring_in_ahead(len as u64);
+            assert_eq!(
+                known().iter().sum::<usize>(),
+                calls / 3 * len + calls % 3 * AHEAD_LEN
+            );
+        }
+        bring_in_ahead(len as u64);
+        assert_eq!(known(), [len; 4]);
+        assert_eq!(pool.free.load(Ordering::Relaxed), Pool::all(pool.count));
     }
 }

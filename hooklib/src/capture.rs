@@ -14,7 +14,7 @@ use libc::{iovec, ssize_t};
 use rustix::fs::{AtFlags, FileType, OFlags, Stat, Statx, StatxFlags};
 use rustix::io::Errno;
 
-use crate::bounce::Bounce;
+use crate::bounce::{self, Bounce};
 use crate::cancellation::Deferred;
 use crate::inflight::Call;
 use crate::lifecycle;
@@ -111,6 +111,7 @@ impl<'c> Capture<'c> {
     /// The first `len` bytes of `buffers` were written at `offset`.
     pub fn written(&self, file: FileId, offset: u64, len: u64, buffers: Buffers) {
         if !self.payload() {
+            bounce::bring_in_ahead(len);
             return self.append(&Record::Write {
                 file,
                 offset,
