@@ -21,8 +21,11 @@ use crate::capture::Buffers;
 
 /// A buffer longer than this is brought in as a whole.
 const TOUCHED_LEN: usize = 64 << 10;
-/// Of a long buffer, what one write brings in ahead: 64 pages, a tenth of a millisecond.
+/// Of a long buffer, what one write brings in ahead: 64 pages of the usual length, a tenth of a millisecond.
 const AHEAD_LEN: usize = 256 << 10;
+/// Long buffers that are brought in ahead; hardly ever are more of them in use at once.
+const AHEAD_COUNT: usize = 2;
+const PAGE_LEN_MIN: usize = 4096;
 /// Of one length: bits of a word.
 const BUFFER_COUNT_MAX: usize = 64;
 /// A write longer than this is not copied.
@@ -129,11 +132,15 @@ impl Bounce {
         Some(bounce)
     }
 
+    /// Of a buffer of a pool, how much is there already.
+    fn known(&self) -> Option<&'static AtomicUsize> {
+        self.pooled
+            .and_then(|(pool, index)| pool.brought_in.get(index))
+    }
+
     /// All of a buffer by one system call, the first time. Kernels that can't do it leave the pages to be touched.
     fn bring_in(&self) {
-        let known = self
-            .pooled
-            .and_then(|(pool, index)| pool.brought_in.get(index));
+        let known = self.known();
         let (from, to) = match known {
             // Buffers of a pool are a multiple of it long, and it is one of a page.
             Some(known) => (
@@ -201,26 +208,30 @@ impl Drop for Bounce {
     }
 }
 
-/// A write of `len` bytes was made that needs no copy, since records carry no payloads yet: brings in a part of a buffer for those of this length that will.
-pub fn bring_in_ahead(len: u64) {
+/// A write of `len` bytes needs no copy, since records carry no payloads yet: brings in a part of a buffer for those of this length that will. Page by page: a
+/// fault waits for no lock of the address space, on kernels from 6.4.
+pub fn bring_in_ahead(len: usize) {
     let [_, pool] = &POOLS;
-    let Some(len) = usize::try_from(len)
-        .ok()
-        .filter(|len| (TOUCHED_LEN + 1..=pool.len).contains(len))
-    else {
+    if !(TOUCHED_LEN + 1..=pool.len).contains(&len) {
+        return;
+    }
+    let wanted = len.next_multiple_of(TOUCHED_LEN);
+    let ahead = pool.brought_in.iter().take(AHEAD_COUNT);
+    let lacking = ahead
+        .map(|known| known.load(Ordering::Relaxed))
+        .position(|known| known < wanted);
+    // Belongs to us until it is dropped.
+    let Some(bounce) = lacking.and_then(|index| Bounce::take(pool, index, len)) else {
         return;
     };
-    let brought_in = pool.brought_in.iter().take(pool.count);
-    let mut known = brought_in
-        .map(|known| known.load(Ordering::Relaxed))
-        .enumerate();
-    let lacking = known.find(|(_, known)| *known < len);
-    // Who has it brings it in.
-    if let Some(bounce) =
-        lacking.and_then(|(index, known)| Bounce::take(pool, index, len.min(known + AHEAD_LEN)))
-    {
-        bounce.bring_in();
+    let Some(known) = bounce.known() else { return };
+    let begin = known.load(Ordering::Relaxed);
+    let end = wanted.min(begin + AHEAD_LEN);
+    for at in (begin..end).step_by(PAGE_LEN_MIN) {
+        // SAFETY: in the buffer, whose bytes are of no matter to anybody now.
+        unsafe { bounce.address.wrapping_add(at).write_volatile(0) };
     }
+    known.fetch_max(end, Ordering::Relaxed);
 }
 
 /// Maps the pools, which takes no memory yet: to map is to wait for whoever else in the server maps something, which no captured call should.
@@ -280,24 +291,22 @@ mod tests {
             let known: Vec<usize> = buffers.map(|len| len.load(Ordering::Relaxed)).collect();
             known
         };
-        for len in [0, 1, TOUCHED_LEN as u64, pool.len as u64 + 1, u64::MAX] {
+        for len in [0, 1, TOUCHED_LEN, pool.len + 1, usize::MAX] {
             bring_in_ahead(len);
             assert_eq!(known(), [0; 4], "{len}");
         }
         let len = 5 * AHEAD_LEN / 2;
         let held = Bounce::take(pool, 0, 1).unwrap();
-        bring_in_ahead(len as u64);
+        bring_in_ahead(len);
         assert_eq!(known(), [0; 4], "the first is in use");
         drop(held);
-        for calls in 1..=4 * 3 {
-            bring_in_ahead(len as u64);
-            assert_eq!(
-                known().iter().sum::<usize>(),
-                calls / 3 * len + calls % 3 * AHEAD_LEN
-            );
+        for calls in 1..=2 * 3 {
+            bring_in_ahead(len);
+            let sum: usize = known().iter().sum();
+            assert_eq!(sum, calls / 3 * len + calls % 3 * AHEAD_LEN);
         }
-        bring_in_ahead(len as u64);
-        assert_eq!(known(), [len; 4]);
+        bring_in_ahead(len);
+        assert_eq!(known(), [len, len, 0, 0]);
         assert_eq!(pool.free.load(Ordering::Relaxed), Pool::all(pool.count));
     }
 }

@@ -1,33 +1,49 @@
 //! Reading what a call's arguments point to, before the kernel does. A bad address has to stay what it is, an EFAULT of the real call (I2), and not become
 //! a SIGSEGV of ours.
 //!
-//! So each page is shown to the kernel first, by a system call that reads eight bytes of it and then refuses to do anything: `rt_sigprocmask` with a `how` that there is
-//! none of (kernel/signal.c reads the set, then looks at `how`). It takes 0.2 µs for a page and no lock of the address space, which `process_vm_readv` takes: that one waits, for
-//! milliseconds among busy threads, where the server maps memory at that moment. Memory that another thread unmaps between the look and the copy is a SIGSEGV after all; the real
-//! call would have written from memory that is being taken away.
+//! So each page is shown to the kernel before it is copied, by a system call that reads eight bytes of it and then refuses to do anything: `rt_sigprocmask` with a `how` that
+//! there is none of (kernel/signal.c reads the set, then looks at `how`). It takes 0.2 µs for a page and no lock of the address space, which `process_vm_readv` takes: that one waits,
+//! for milliseconds among busy threads, where the server maps memory at that moment. It serves where the look tells nothing, as under valgrind, which answers for the kernel.
+//!
+//! What is left: a page that another thread takes away between the look and its copy, which takes some hundred nanoseconds, is a SIGSEGV, where the real call would have ended with EFAULT or
+//! have written less.
 
 use std::ffi::c_long;
 use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use libc::iovec;
 
 use crate::real::{errno, set_errno, syscall};
 
-/// The smallest page that there is; where pages are larger, each is looked at more than once.
-const PAGE_LEN: usize = 4096;
+/// Bytes that are copied behind one look; 0 while looking is not known to tell anything.
+static PAGE_LEN: AtomicUsize = AtomicUsize::new(0);
 /// What the kernel calls a signal set. An aligned one never lies in two pages.
 const LOOK_LEN: usize = size_of::<u64>();
 const NO_HOW: c_long = -1;
+
+/// Finds out whether looking tells anything. Before the first capture.
+pub fn prepare() {
+    let nowhere = usize::MAX & !(LOOK_LEN - 1);
+    if !can_look_at(nowhere) {
+        PAGE_LEN.store(rustix::param::page_size(), Ordering::Relaxed);
+    }
+}
 
 /// Copies `len` bytes. False if not all of them can be read; errno is the caller's to keep.
 ///
 /// # Safety
 /// `to` has room for them.
 pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) -> bool {
-    let is_readable = is_readable(from, len);
-    if is_readable {
-        // SAFETY: readable a moment ago; `to` is the caller's word. The bytes may change under the copy, as they may under the real call: any of their states will do.
-        unsafe { from.copy_to_nonoverlapping(to, len) };
+    if from.addr().checked_add(len).is_none() {
+        return false;
     }
-    is_readable
+    match PAGE_LEN.load(Ordering::Relaxed) {
+        // SAFETY: the caller's word.
+        0 => unsafe { copy_by_kernel(from, to, len) },
+        // SAFETY: the caller's word.
+        page_len => unsafe { copy_by_pages(from, to, len, page_len) },
+    }
 }
 
 /// What is at an address that the program gave, for the kernel to read; None if it can't be read. errno stays.
@@ -44,33 +60,84 @@ pub unsafe fn peek<T: Copy>(address: *const T) -> Option<T> {
     read.then(|| unsafe { value.assume_init() })
 }
 
-fn is_readable(from: *const u8, len: usize) -> bool {
-    if len == 0 {
-        return true;
+/// # Safety
+/// As [`copy`].
+unsafe fn copy_by_pages(from: *const u8, to: *mut u8, len: usize, page_len: usize) -> bool {
+    let mut done = 0;
+    while done < len {
+        let from = from.wrapping_add(done);
+        if !can_look_at(from.addr() & !(LOOK_LEN - 1)) {
+            return false;
+        }
+        let in_page = page_len - from.addr() % page_len;
+        let part = in_page.min(len - done);
+        // SAFETY: readable a moment ago; `to` is the caller's word. The bytes may change under the copy, as they may under the real call: any of their states will do.
+        unsafe { from.copy_to_nonoverlapping(to.wrapping_add(done), part) };
+        done += part;
     }
-    let begin = from.addr();
-    let Some(last) = begin.checked_add(len - 1) else {
-        return false;
-    };
-    let first_page = begin & !(PAGE_LEN - 1);
-    let mut looks = (first_page..=last).step_by(PAGE_LEN);
-    looks.all(|page| can_look_at(page.max(begin) & !(LOOK_LEN - 1)))
+    true
 }
 
-/// Where the kernel refuses the call itself, all memory is taken to be readable: a bad address is then a SIGSEGV, in a server that is about to write from a bad address.
+/// False if the kernel says that an aligned address can't be read.
 fn can_look_at(address: usize) -> bool {
+    // Null is no set at all to the kernel, and it then refuses nothing.
+    if address == 0 {
+        return false;
+    }
     let args = [NO_HOW, address as c_long, 0, LOOK_LEN as c_long, 0, 0];
     // SAFETY: it reads, through the kernel, and changes nothing since there is no such `how`.
     let result = unsafe { syscall(libc::SYS_rt_sigprocmask, args) };
-    // Null is no set at all to the kernel, and nothing is refused.
-    address != 0 && (result == 0 || errno() != libc::EFAULT)
+    result == 0 || errno() != libc::EFAULT
+}
+
+/// Where the kernel refuses this, too, the bytes are copied plainly: a bad address is then a SIGSEGV, in a server that is about to write from a bad address.
+///
+/// # Safety
+/// As [`copy`].
+unsafe fn copy_by_kernel(from: *const u8, to: *mut u8, len: usize) -> bool {
+    let ours = iovec {
+        iov_base: to.cast(),
+        iov_len: len,
+    };
+    let theirs = iovec {
+        iov_base: from.cast_mut().cast(),
+        iov_len: len,
+    };
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let (ours, theirs) = (&raw const ours as c_long, &raw const theirs as c_long);
+    // SAFETY: the kernel checks every address of `theirs`; `to` has room for `len` bytes by the caller's word.
+    let copied = unsafe {
+        let args = [c_long::from(pid), ours, 1, theirs, 1, 0];
+        syscall(libc::SYS_process_vm_readv, args)
+    };
+    match (copied, errno()) {
+        (-1, libc::EPERM | libc::ENOSYS | libc::EACCES) => {
+            // SAFETY: what the real call would read next; `to` is the caller's word.
+            unsafe { from.copy_to_nonoverlapping(to, len) };
+            true
+        }
+        _ => copied >= 0 && copied as usize == len,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+    use rustix::param::page_size;
 
     use super::*;
+
+    /// Both ways to copy have to agree.
+    fn can_copy(from: *const u8, len: usize) -> bool {
+        let mut room = vec![0; len.min(3 * page_size())];
+        // SAFETY: there is room, or the address is too strange for any of it to be used.
+        let (looked, asked) = unsafe {
+            let looked = copy_by_pages(from, room.as_mut_ptr(), len, page_size());
+            (looked, copy_by_kernel(from, room.as_mut_ptr(), len))
+        };
+        assert_eq!(looked, asked, "{len} bytes at {from:?}");
+        looked
+    }
 
     /// Three pages, of which the one in the middle can't be read.
     struct Pages(*mut u8);
@@ -78,14 +145,13 @@ mod tests {
     impl Pages {
         fn new() -> Pages {
             let prot = ProtFlags::READ | ProtFlags::WRITE;
+            let null = std::ptr::null_mut();
             // SAFETY: a new mapping.
-            let base = unsafe {
-                mmap_anonymous(std::ptr::null_mut(), 3 * PAGE_LEN, prot, MapFlags::PRIVATE)
-            };
+            let base = unsafe { mmap_anonymous(null, 3 * page_size(), prot, MapFlags::PRIVATE) };
             let base = base.unwrap().cast::<u8>();
+            let middle = base.wrapping_add(page_size()).cast();
             // SAFETY: inside of it; nobody reads it.
-            unsafe { mprotect(base.add(PAGE_LEN).cast(), PAGE_LEN, MprotectFlags::empty()) }
-                .unwrap();
+            unsafe { mprotect(middle, page_size(), MprotectFlags::empty()) }.unwrap();
             Pages(base)
         }
 
@@ -97,40 +163,33 @@ mod tests {
     impl Drop for Pages {
         fn drop(&mut self) {
             // SAFETY: mapped by `new`.
-            unsafe { munmap(self.0.cast(), 3 * PAGE_LEN) }.unwrap();
+            unsafe { munmap(self.0.cast(), 3 * page_size()) }.unwrap();
         }
     }
 
     #[test]
     fn what_can_be_read_is_told_to_the_byte() {
         let pages = Pages::new();
-        let end = PAGE_LEN;
-        for len in [1, 3, 8, 9, 100, PAGE_LEN] {
-            assert!(
-                is_readable(pages.at(end - len), len),
-                "{len} before the end"
-            );
-            assert!(
-                !is_readable(pages.at(end - len), len + 1),
-                "{len} and one past the end"
-            );
-            assert!(is_readable(pages.at(2 * end), len), "{len} behind the gap");
-            assert!(
-                !is_readable(pages.at(2 * end - 1), len),
-                "{len} from within the gap"
-            );
+        let end = page_size();
+        for len in [1, 3, 8, 9, 100, page_size()] {
+            assert!(can_copy(pages.at(end - len), len), "{len} before the end");
+            assert!(!can_copy(pages.at(end - len), len + 1), "{len} and one");
+            assert!(can_copy(pages.at(2 * end), len), "{len} behind the gap");
+            assert!(!can_copy(pages.at(2 * end - 1), len), "{len} from the gap");
         }
-        assert!(!is_readable(pages.at(0), 3 * PAGE_LEN), "across the gap");
+        assert!(!can_copy(pages.at(0), 3 * page_size()), "across the gap");
     }
 
     #[test]
     fn no_address_is_too_strange() {
-        let highest = std::ptr::without_provenance(usize::MAX);
+        prepare();
+        let highest = std::ptr::without_provenance::<u8>(usize::MAX);
         for address in [std::ptr::null(), std::ptr::without_provenance(8), highest] {
-            assert!(!is_readable(address, 1), "{address:?}");
-            assert!(is_readable(address, 0), "{address:?}");
+            // SAFETY: a byte has no invalid state.
+            assert_eq!(unsafe { peek(address) }, None, "{address:?}");
         }
-        assert!(!is_readable(highest, 2));
+        // SAFETY: never gets to use the room.
+        assert!(!unsafe { copy(highest, std::ptr::null_mut(), 2) });
     }
 
     #[test]
@@ -140,15 +199,13 @@ mod tests {
             // SAFETY: only read, into a set of our own.
             unsafe {
                 libc::pthread_sigmask(libc::SIG_BLOCK, std::ptr::null(), set.as_mut_ptr());
-                (0..64)
-                    .map(|signal| libc::sigismember(set.as_ptr(), signal))
-                    .collect::<Vec<_>>()
+                let is_member = |signal| libc::sigismember(set.as_ptr(), signal);
+                (0..64).map(is_member).collect::<Vec<_>>()
             }
         };
         let before = mask();
-        let all = [u64::MAX; 64];
-        // SAFETY: an array of numbers.
-        assert_eq!(unsafe { peek(&raw const all) }, Some(all));
+        let all = [u64::MAX; 1024];
+        assert!(can_copy(all.as_ptr().cast(), size_of_val(&all)));
         assert_eq!(mask(), before);
     }
 }

@@ -100,10 +100,14 @@ impl<'c> Capture<'c> {
 
     /// Where the record is to carry the bytes, lets the real call write a copy that nobody else can change.
     pub fn steady(&self, given: &Cell<Buffers>) -> Option<Bounce> {
-        let bounce = self
-            .payload()
-            .then(|| Bounce::copy_of(given.get()))
-            .flatten()?;
+        let bounce = match (self.payload(), given.get()) {
+            (true, buffers) => Bounce::copy_of(buffers)?,
+            (false, Buffers::One(_, len)) => {
+                bounce::bring_in_ahead(len);
+                return None;
+            }
+            (false, _) => return None,
+        };
         given.set(bounce.buffers());
         Some(bounce)
     }
@@ -111,7 +115,6 @@ impl<'c> Capture<'c> {
     /// The first `len` bytes of `buffers` were written at `offset`.
     pub fn written(&self, file: FileId, offset: u64, len: u64, buffers: Buffers) {
         if !self.payload() {
-            bounce::bring_in_ahead(len);
             return self.append(&Record::Write {
                 file,
                 offset,

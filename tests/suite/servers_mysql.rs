@@ -7,13 +7,34 @@ use std::path::Path;
 use hotmirror_tests::flavor::Flavor;
 use hotmirror_tests::load::Load;
 use hotmirror_tests::program::Program;
-use hotmirror_tests::proof::{hooked, start_copy};
+use hotmirror_tests::proof::{Plan, hooked, replicas_equal, start_copy};
 use hotmirror_tests::server::{Server, ServerOptions};
 use hotmirror_tests::{checksums, scratch};
 use mysql::prelude::Queryable;
 use serde_json::Value;
 
 const MYSQL: &str = "mysql-9.7";
+
+/// A fresh data directory, of a server that was shut down.
+fn make_data(data: &Path) {
+    let start = ServerOptions::plain().flavor(&Flavor::named(MYSQL));
+    let mut first = start.without_binlog().start();
+    first.shut_down();
+    scratch::copy(first.data_dir(), data);
+}
+
+/// The server on `data` will have a key store.
+fn keep_keys(data: &Path, keys: &Path) {
+    let store = format!("{{\"path\": \"{}\", \"read_only\": false}}", keys.display());
+    let components = r#"{"components": "file://component_keyring_file"}"#;
+    std::fs::write(data.join("component_keyring_file.cnf"), store).expect("A key store");
+    std::fs::write(data.join("mysqld.my"), components).expect("A list of components");
+}
+
+fn hooked_on(data: &Path) -> ServerOptions {
+    let start = ServerOptions::hooked().flavor(&Flavor::named(MYSQL));
+    start.data_dir(data)
+}
 
 /// MySQL with every directory that can be elsewhere elsewhere, encrypted and compressed tables, and a key store.
 struct Scattered {
@@ -41,14 +62,8 @@ impl Scattered {
 
     fn start() -> Scattered {
         let home = scratch::dir();
-        let flavor = Flavor::named(MYSQL);
         let data = home.path().join("data");
-        let mut first = ServerOptions::plain()
-            .flavor(&flavor)
-            .without_binlog()
-            .start();
-        first.shut_down();
-        scratch::copy(first.data_dir(), &data);
+        make_data(&data);
         for name in ["binlogs", "redo", "undo", "doublewrite", "spaces", "keys"] {
             std::fs::create_dir(home.path().join(name)).expect("A directory");
         }
@@ -60,13 +75,9 @@ impl Scattered {
         for (name, to) in moved {
             std::fs::rename(data.join(name), home.path().join(to).join(name)).expect("A move");
         }
-        let keys = home.path().join("keys/keyring");
-        let store = format!("{{\"path\": \"{}\", \"read_only\": false}}", keys.display());
-        let components = r#"{"components": "file://component_keyring_file"}"#;
-        std::fs::write(data.join("component_keyring_file.cnf"), store).expect("A key store");
-        std::fs::write(data.join("mysqld.my"), components).expect("A list of components");
+        keep_keys(&data, &home.path().join("keys/keyring"));
         let options = Scattered::options(home.path());
-        let start = ServerOptions::hooked().flavor(&flavor).data_dir(&data);
+        let start = hooked_on(&data);
         let server = options
             .iter()
             .fold(start, |start, option| start.option(option))
@@ -96,6 +107,23 @@ impl Scattered {
                 .execute(&[&format!("INSERT INTO s.{table} (v) VALUES {rows}")]);
         }
     }
+}
+
+#[test]
+fn mysql_with_encrypted_binlogs_has_its_position() {
+    let home = scratch::dir();
+    let data = home.path().join("data");
+    make_data(&data);
+    keep_keys(&data, &home.path().join("keyring"));
+    let plan = Plan {
+        lock: "ftwrl",
+        ..Plan::mysql()
+    };
+    let plan = plan.with(&["--binlog-encryption=ON"]);
+    let start = hooked_on(&data);
+    let options = plan.options.iter();
+    let source = options.fold(start, |start, option| start.option(option));
+    replicas_equal(&source.start(), &plan, 2);
 }
 
 #[test]

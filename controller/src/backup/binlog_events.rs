@@ -18,9 +18,12 @@ const START_ENCRYPTION: u8 = 164;
 /// A binlog's own checkpoint follows when the transactions of the one before it are through, which is soon.
 const CHECKPOINT_WITHIN: u64 = 16 << 20;
 
+/// The header of a binlog that MySQL encrypts: `HEADER_SIZE` in its sql/rpl_log_encryption.h.
+const ENCRYPTION_HEADER_LEN: u64 = 512;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scan {
-    /// Size of the file.
+    /// Size of the file, as positions in it are counted.
     pub size: u64,
     /// End of the last whole event.
     pub end: u64,
@@ -35,7 +38,10 @@ pub struct Scan {
 pub fn scan(path: &Path, skip_to: u64) -> Result<Scan, BinlogError> {
     let failed = BinlogError::io(path);
     let own_name = name_of(path);
-    let mut events = Events::open(path)?;
+    let mut events = match Events::open(path) {
+        Err(BinlogError::Encrypted(_)) => return scan_of_encrypted(path),
+        events => events?,
+    };
     let mut checkpoint = None;
     let mut encrypted = false;
     let mut is_head = true;
@@ -70,26 +76,52 @@ pub fn scan(path: &Path, skip_to: u64) -> Result<Scan, BinlogError> {
     })
 }
 
-/// True if recovery that begins with the binlog at `path` needs none before it: MySQL's never does, MariaDB's does until a checkpoint names the binlog that it
-/// is in. Looked for in its first few MB.
-pub fn stands_alone(path: &Path) -> Result<bool, BinlogError> {
+/// MySQL encrypts whole files, behind a header of their own that positions don't count.
+fn scan_of_encrypted(path: &Path) -> Result<Scan, BinlogError> {
+    let len = std::fs::metadata(path)
+        .map_err(BinlogError::io(path))?
+        .len();
+    let size = len.saturating_sub(ENCRYPTION_HEADER_LEN);
+    Ok(Scan {
+        size,
+        end: size,
+        checkpoint: None,
+        encrypted: true,
+    })
+}
+
+/// With which binlog recovery begins where a certain one is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryBegin {
+    /// With that one.
+    Here,
+    /// With one before it, so far.
+    Earlier,
+    /// That can't be read from it: it is encrypted, or of a MySQL without GTIDs.
+    Untold,
+}
+
+/// Looked for in the first few MB of the binlog at `path`. MySQL's recovery begins with the last binlog, MariaDB's with the one that its last checkpoint names.
+pub fn recovery_begin(path: &Path) -> Result<RecoveryBegin, BinlogError> {
     let failed = BinlogError::io(path);
     let own_name = name_of(path);
     let mut events = Events::open(path)?;
+    let mut begin = RecoveryBegin::Untold;
     while let Next::Event(event) = events.next().map_err(&failed)? {
         match event.kind {
-            PREVIOUS_GTIDS => return Ok(true),
+            PREVIOUS_GTIDS => return Ok(RecoveryBegin::Here),
             BINLOG_CHECKPOINT => {
                 if named_by(&mut events, &event).map_err(&failed)? == own_name {
-                    return Ok(true);
+                    return Ok(RecoveryBegin::Here);
                 }
+                begin = RecoveryBegin::Earlier;
             }
             START_ENCRYPTION => break,
             _ if events.offset > CHECKPOINT_WITHIN => break,
             _ => events.pass(&event).map_err(&failed)?,
         }
     }
-    Ok(false)
+    Ok(begin)
 }
 
 fn name_of(path: &Path) -> Cow<'_, str> {
@@ -135,21 +167,34 @@ mod tests {
         let file = write(&[&head, &[7; 999], &event(16, &[0; 8])]);
         let found = scan(file.path(), skip_to).unwrap();
         assert_eq!((found.end, found.checkpoint), (found.size, None));
-        assert!(stands_alone(file.path()).unwrap());
+        assert_eq!(begin(&file), RecoveryBegin::Here);
     }
 
     #[test]
     fn recovery_needs_an_earlier_binlog_until_a_checkpoint_names_its_own() {
         let earlier = checkpoint_event("bin.000001");
         let file = write(&[&event(15, &[0; 40]), &earlier, &event(16, &[0; 8])]);
-        assert!(!stands_alone(file.path()).unwrap());
+        assert_eq!(begin(&file), RecoveryBegin::Earlier);
         let name = file.path().file_name().unwrap().to_str().unwrap();
         let own = checkpoint_event(name);
         let content = std::fs::read(file.path()).unwrap();
         std::fs::write(file.path(), [content, own].concat()).unwrap();
-        assert!(stands_alone(file.path()).unwrap());
+        assert_eq!(begin(&file), RecoveryBegin::Here);
         let encrypted = write(&[&event(START_ENCRYPTION, &[0; 21]), &[9; 300]]);
-        assert!(!stands_alone(encrypted.path()).unwrap());
+        assert_eq!(begin(&encrypted), RecoveryBegin::Untold);
+    }
+
+    #[test]
+    fn of_mysqls_encrypted_binlog_only_the_size_is_known() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, b"\xfdbin").unwrap();
+        file.as_file().set_len(512 + 1234).unwrap();
+        let found = scan(file.path(), 99).unwrap();
+        assert_eq!((found.size, found.end, found.encrypted), (1234, 1234, true));
+    }
+
+    fn begin(file: &tempfile::NamedTempFile) -> RecoveryBegin {
+        recovery_begin(file.path()).unwrap()
     }
 
     fn scanned(parts: &[&[u8]]) -> Scan {

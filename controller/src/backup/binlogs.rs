@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use hotmirror::manifest::{Entry, Kind};
 
-use super::binlog_events::{self, Scan};
+use super::binlog_events::{self, RecoveryBegin, Scan};
 use super::cut::Readings;
 use super::keep::Filter;
 use super::roots::{DATA_PLACE, Roots};
@@ -77,17 +77,20 @@ impl Location {
         })
     }
 
-    /// Begins a new binlog and waits until recovery needs none before it; not for long, since more than needed is no harm. Writes of the server's own that
-    /// wait for the old one to be on disk are why nobody gets this unasked.
-    pub fn rotate(&self, client: &mut dyn ServerClient) -> Result<(), ClientError> {
-        // Nothing of it for replicas: a transaction of this server's own would part it from its source.
+    /// Begins a new binlog and waits until recovery needs none before it; gives whether that came to pass. Not waited for long, since to copy more than needed is no harm.
+    pub fn rotate(&self, client: &mut dyn ServerClient) -> Result<bool, ClientError> {
+        // Not to be replicated: a replica must have no transaction of its own.
         client.run("FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")?;
         let name = names(client)?.pop().unwrap_or_default();
-        let begun = Instant::now();
-        while !self.stands_alone(&name) && begun.elapsed() < CHECKPOINT_WAIT {
-            std::thread::sleep(CHECKPOINT_POLL);
+        let deadline = Instant::now() + CHECKPOINT_WAIT;
+        loop {
+            match self.recovery_begin(&name) {
+                RecoveryBegin::Earlier if Instant::now() < deadline => {
+                    std::thread::sleep(CHECKPOINT_POLL);
+                }
+                begin => return Ok(begin == RecoveryBegin::Here),
+            }
         }
-        Ok(())
     }
 
     /// Leaves out what `choice` does not want.
@@ -101,9 +104,10 @@ impl Location {
             return Ok(());
         }
         let names = names(client)?;
-        let needed = match names.last().is_some_and(|name| self.stands_alone(name)) {
-            true => 1,
-            false => NEEDED_COUNT_MAX,
+        let begin = names.last().map(|name| self.recovery_begin(name));
+        let needed = match begin {
+            Some(RecoveryBegin::Here) => 1,
+            _ => NEEDED_COUNT_MAX,
         };
         for name in &names[..names.len().saturating_sub(needed)] {
             filter.leave_out(self.directory.join(name));
@@ -115,9 +119,8 @@ impl Location {
         Ok(())
     }
 
-    /// Where that can't be told, it is taken not to.
-    fn stands_alone(&self, name: &str) -> bool {
-        binlog_events::stands_alone(&self.path(name)).unwrap_or(false)
+    fn recovery_begin(&self, name: &str) -> RecoveryBegin {
+        binlog_events::recovery_begin(&self.path(name)).unwrap_or(RecoveryBegin::Untold)
     }
 
     /// Where the binlogs' index is in the backup.

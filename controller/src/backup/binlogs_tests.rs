@@ -144,7 +144,7 @@ fn a_new_binlog_is_begun_and_waited_for() {
         .rows("SHOW BINARY LOGS", &["Log_name"], &logs);
     std::thread::scope(|threads| {
         threads.spawn(|| std::fs::write(&path, binlog("bin.000003")).unwrap());
-        fixture.location.rotate(&mut client).unwrap();
+        assert!(fixture.location.rotate(&mut client).unwrap());
     });
     client.finish();
     assert!(fixture.left_out(Binlogs::Rotate, "bin.000002"));

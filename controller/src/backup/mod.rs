@@ -1,6 +1,6 @@
 //! The backup, step by step; the files beside this one are named after the steps.
 //!
-//! What makes it right: everything is checked before anything is changed; every change is on the undo stack before it is made; the
+//! What makes it right: everything is checked before anything is changed; every change but a new binlog, which stays, is on the undo stack before it is made; the
 //! manifest, which makes a directory a backup, is written last.
 
 pub mod binlog_end;

@@ -94,7 +94,9 @@ impl Ground {
         };
         if choice == Binlogs::Rotate {
             reporter.step("Beginning a new binlog");
-            binlogs.rotate(client)?;
+            if !binlogs.rotate(client)? {
+                reporter.step("Recovery may begin with the binlog before it, which is copied, too");
+            }
         }
         binlogs.select(choice, client, &mut self.filter)
     }

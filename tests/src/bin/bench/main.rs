@@ -85,6 +85,8 @@ fn request(arguments: Vec<String>) -> Request {
                 let name = rest.next().expect("A server after --server");
                 plan.servers.retain(|server| *server == name);
                 assert!(!plan.servers.is_empty(), "Unknown server {name}");
+                // Half a page would replace the whole one.
+                output = None;
             }
             "--output" => output = Some(rest.next().expect("A directory after --output").into()),
             _ => panic!("Unknown argument {argument}"),
@@ -97,7 +99,9 @@ fn main() {
     let Request { plan, output, only } = request(std::env::args().skip(1).collect());
     let home = scratch::dir();
     match only {
-        Some(Only::Backups) => return drop(back_up(&plan, home.path())),
+        Some(Only::Backups) => {
+            return println!("{}", report::backups(&back_up(&plan, home.path())));
+        }
         Some(Only::Calls) => return drop(pwrite::measure(&plan, home.path())),
         Some(Only::Stalls) => return drop(stalls::measure(&plan, home.path())),
         Some(Only::Rate) => return println!("{:?}", rate::measure(&plan, home.path())),

@@ -35,6 +35,8 @@ pub struct Plan {
     pub warm_up: Duration,
     /// Undisturbed time before each backup, and after it.
     pub calm: Duration,
+    /// Time after a backup in which its traces (write-back, cold caches) still count as its cost.
+    pub recovery: Duration,
     /// Backups in a row of a small server, for the time that commits are held.
     pub cuts: u32,
     /// Backups in a row of a server whose calls are metered.
@@ -62,6 +64,7 @@ impl Plan {
             rounds: 5,
             warm_up: Duration::from_secs(20),
             calm: Duration::from_secs(8),
+            recovery: Duration::from_secs(4),
             cuts: 100,
             metered_backups: 30,
             rate_time: Duration::from_secs(5),
@@ -88,7 +91,8 @@ impl Plan {
             rows: 50_000,
             rounds: 1,
             warm_up: Duration::from_secs(4),
-            calm: Duration::from_secs(3),
+            calm: Duration::from_secs(2),
+            recovery: Duration::from_secs(1),
             cuts: 5,
             metered_backups: 3,
             rate_time: Duration::from_secs(1),

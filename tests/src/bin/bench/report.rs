@@ -36,11 +36,7 @@ pub fn write(plan: &Plan, results: &Results, pictures: &[(String, String)]) -> S
     let out = &mut text;
     heading(out, plan, results);
     bounds::write(out, results);
-    for ground in &results.grounds {
-        for (load, samples) in &ground.loads {
-            under_load(out, ground, load, samples);
-        }
-    }
+    out.push_str(&backups(&results.grounds));
     plots(out, pictures);
     pwrites(out, &results.calls);
     held(out, &results.held_ms);
@@ -59,6 +55,17 @@ fn line(command: &str) -> String {
     text.ok()
         .and_then(|text| text.lines().next().map(String::from))
         .unwrap_or_else(|| "unknown".into())
+}
+
+/// What backups cost, a table for each server and load.
+pub fn backups(grounds: &[Ground]) -> String {
+    let mut text = String::new();
+    for ground in grounds {
+        for (load, samples) in &ground.loads {
+            under_load(&mut text, ground, load, samples);
+        }
+    }
+    text
 }
 
 fn put(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -191,8 +198,8 @@ fn under_load(out: &mut String, ground: &Ground, load: &Load, samples: &[Sample]
     put!(
         out,
         "\nFloor: the same number of bytes at the speed of a plain copy of the files of the stopped server: \
-         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB. Bare write: as many bytes as the tables have, written past the page cache by one thread and read nowhere. No copy to this disk \
-         can cost the server less.\n",
+         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB. Bare write: as many bytes as the tables have, written past the page cache by one thread and read nowhere: about what the \
+         writing of a copy alone costs the server at this speed.\n",
         ground.floor.cp_s_per_gb,
         ground.floor.direct_s_per_gb
     );

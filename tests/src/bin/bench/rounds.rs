@@ -16,9 +16,6 @@ use crate::plan::{Load, Plan};
 use crate::sysbench::{self, Second, Sysbench};
 use crate::ways::{self, Way};
 
-/// Time after a backup in which its traces (write-back, cold caches) still count as its cost.
-const RECOVERY: Duration = Duration::from_secs(4);
-
 /// All that was measured on one server.
 pub struct Ground {
     pub server: &'static str,
@@ -136,10 +133,11 @@ fn measure(
         std::thread::sleep(plan.calm);
     }
     let end = Instant::now();
-    std::thread::sleep(RECOVERY + plan.calm);
+    std::thread::sleep(plan.recovery + plan.calm);
     let span = Span {
         start,
         end,
+        recovered: end + plan.recovery,
         calm: plan.calm,
     };
     let (lines, ticks) = (load.seconds(), meter.ticks());
@@ -186,20 +184,23 @@ pub struct Cost {
 struct Span {
     start: Instant,
     end: Instant,
+    /// When the server is taken to have recovered from it.
+    recovered: Instant,
     calm: Duration,
 }
 
 impl Span {
-    fn recovered(&self) -> Instant {
-        self.end + RECOVERY
-    }
-
     fn cost(&self, lines: &[Second], ticks: &[Tick]) -> Cost {
-        let Span { start, end, calm } = *self;
-        let (before, after) = (start - calm, self.recovered() + calm);
+        let Span {
+            start,
+            end,
+            recovered,
+            calm,
+        } = *self;
+        let (before, after) = (start - calm, recovered + calm);
         let commits = |from, to| meter::commits(ticks, from, to);
-        let undisturbed_tps = (commits(before, start) + commits(self.recovered(), after))
-            / (calm.as_secs_f64() * 2.0);
+        let undisturbed_tps =
+            (commits(before, start) + commits(recovered, after)) / (calm.as_secs_f64() * 2.0);
         let worth = |from: Instant, to: Instant| commits(from, to) / undisturbed_tps;
         let p99_ms = |from: Instant, to: Instant| {
             let inside = lines.iter().filter(|line| line.at > from && line.at <= to);
@@ -207,10 +208,10 @@ impl Span {
         };
         let meanwhile = ticks
             .iter()
-            .filter(|tick| tick.at >= start && tick.at <= self.recovered());
+            .filter(|tick| tick.at >= start && tick.at <= recovered);
         Cost {
             share: worth(start, end) / (end - start).as_secs_f64(),
-            lost_seconds: (self.recovered() - start).as_secs_f64() - worth(start, self.recovered()),
+            lost_seconds: (recovered - start).as_secs_f64() - worth(start, recovered),
             undisturbed_tps,
             // A line tells of the second before it.
             p99_ms: p99_ms(start, end + Duration::from_secs(1)),
@@ -221,7 +222,7 @@ impl Span {
 
     /// Throughput from the calm before until the calm after.
     fn course(&self, ticks: &[Tick]) -> Vec<(f64, f64)> {
-        let (from, to) = (self.start - self.calm, self.recovered() + self.calm);
+        let (from, to) = (self.start - self.calm, self.recovered + self.calm);
         let pairs = ticks.windows(2);
         let inside = pairs.filter(|pair| pair[0].at >= from && pair[1].at <= to);
         inside

@@ -20,7 +20,7 @@ pub enum Way {
     Hotmirror,
     MariadbBackup,
     Clone,
-    /// As many bytes as the tables have, written past the page cache and read nowhere: what any copy to this disk costs a server that works on it.
+    /// As many bytes as the tables have, written past the page cache and read nowhere: about what writing a copy to this disk costs a server that works on it, however it is made.
     BareWrite,
 }
 
@@ -121,7 +121,13 @@ fn clone(server: &Server, target: &Path) -> Done {
 fn bare_write(server: &Server, target: &Path) -> Done {
     let tables = size_gb(&server.data_dir().join(sysbench::DATABASE));
     let mut command = Command::new("dd");
-    command.args(["if=/dev/zero", "bs=1M", "oflag=direct", "status=none"]);
+    command.args([
+        "if=/dev/zero",
+        "bs=1M",
+        "oflag=direct",
+        "conv=fsync",
+        "status=none",
+    ]);
     command.arg(format!("count={:.0}", tables * 1e9 / f64::from(1 << 20)));
     std::fs::create_dir(target).expect("A directory to write to");
     let status = command.current_dir(target).arg("of=zeros").status();
