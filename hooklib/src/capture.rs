@@ -98,7 +98,7 @@ impl<'c> Capture<'c> {
         }
     }
 
-    /// Where the record is to carry the bytes, lets the real call write a copy that nobody else can change.
+    /// Where the record is to carry the bytes, lets the real call write a copy that nobody else can change. Until then, readies the memory for such copies.
     pub fn steady(&self, given: &Cell<Buffers>) -> Option<Bounce> {
         let bounce = match (self.payload(), given.get()) {
             (true, buffers) => Bounce::copy_of(buffers)?,
