@@ -3,32 +3,22 @@
 //!
 //! So each page is shown to the kernel before it is copied, by a system call that reads eight bytes of it and then refuses to do anything: `rt_sigprocmask` with a `how` that
 //! there is none of (kernel/signal.c reads the set, then looks at `how`). It takes 0.2 µs for a page and no lock of the address space, which `process_vm_readv` takes: that one waits,
-//! for milliseconds among busy threads, where the server maps memory at that moment. It serves where the look tells nothing, as under valgrind, which answers for the kernel.
+//! for milliseconds among busy threads, where the server maps memory at that moment. valgrind, which answers for the kernel, tells the same;
+//! its memcheck may also report the up to seven bytes beside a buffer that are looked at with it.
 //!
 //! What is left: a page that another thread takes away between the look and its copy, which takes some hundred nanoseconds, is a SIGSEGV, where the real call would have ended with EFAULT or
 //! have written less.
 
 use std::ffi::c_long;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use libc::iovec;
 
 use crate::real::{errno, set_errno, syscall};
 
-/// Bytes that are copied behind one look; 0 while looking is not known to tell anything.
-static PAGE_LEN: AtomicUsize = AtomicUsize::new(0);
+/// Copied behind one look: the smallest page that there is. Where pages are larger, each is looked at more than once.
+const PAGE_LEN: usize = 4096;
 /// What the kernel calls a signal set. An aligned one never lies in two pages.
 const LOOK_LEN: usize = size_of::<u64>();
 const NO_HOW: c_long = -1;
-
-/// Finds out whether looking tells anything. Before the first capture.
-pub fn prepare() {
-    let nowhere = usize::MAX & !(LOOK_LEN - 1);
-    if !can_look_at(nowhere) {
-        PAGE_LEN.store(rustix::param::page_size(), Ordering::Relaxed);
-    }
-}
 
 /// Copies `len` bytes. False if not all of them can be read; errno is the caller's to keep.
 ///
@@ -38,12 +28,19 @@ pub unsafe fn copy(from: *const u8, to: *mut u8, len: usize) -> bool {
     if from.addr().checked_add(len).is_none() {
         return false;
     }
-    match PAGE_LEN.load(Ordering::Relaxed) {
-        // SAFETY: the caller's word.
-        0 => unsafe { copy_by_kernel(from, to, len) },
-        // SAFETY: the caller's word.
-        page_len => unsafe { copy_by_pages(from, to, len, page_len) },
+    let mut done = 0;
+    while done < len {
+        let from = from.wrapping_add(done);
+        if !can_look_at(from.addr() & !(LOOK_LEN - 1)) {
+            return false;
+        }
+        let in_page = PAGE_LEN - from.addr() % PAGE_LEN;
+        let part = in_page.min(len - done);
+        // SAFETY: readable a moment ago; `to` is the caller's word. The bytes may change under the copy, as they may under the real call: any of their states will do.
+        unsafe { from.copy_to_nonoverlapping(to.wrapping_add(done), part) };
+        done += part;
     }
+    true
 }
 
 /// What is at an address that the program gave, for the kernel to read; None if it can't be read. errno stays.
@@ -60,25 +57,8 @@ pub unsafe fn peek<T: Copy>(address: *const T) -> Option<T> {
     read.then(|| unsafe { value.assume_init() })
 }
 
-/// # Safety
-/// As [`copy`].
-unsafe fn copy_by_pages(from: *const u8, to: *mut u8, len: usize, page_len: usize) -> bool {
-    let mut done = 0;
-    while done < len {
-        let from = from.wrapping_add(done);
-        if !can_look_at(from.addr() & !(LOOK_LEN - 1)) {
-            return false;
-        }
-        let in_page = page_len - from.addr() % page_len;
-        let part = in_page.min(len - done);
-        // SAFETY: readable a moment ago; `to` is the caller's word. The bytes may change under the copy, as they may under the real call: any of their states will do.
-        unsafe { from.copy_to_nonoverlapping(to.wrapping_add(done), part) };
-        done += part;
-    }
-    true
-}
-
-/// False if the kernel says that an aligned address can't be read.
+/// False if the kernel says that an aligned address can't be read. Where it refuses the call itself, all are taken to be readable: a bad one is then a SIGSEGV, in a server that is
+/// about to write from a bad address.
 fn can_look_at(address: usize) -> bool {
     // Null is no set at all to the kernel, and it then refuses nothing.
     if address == 0 {
@@ -90,53 +70,21 @@ fn can_look_at(address: usize) -> bool {
     result == 0 || errno() != libc::EFAULT
 }
 
-/// Where the kernel refuses this, too, the bytes are copied plainly: a bad address is then a SIGSEGV, in a server that is about to write from a bad address.
-///
-/// # Safety
-/// As [`copy`].
-unsafe fn copy_by_kernel(from: *const u8, to: *mut u8, len: usize) -> bool {
-    let ours = iovec {
-        iov_base: to.cast(),
-        iov_len: len,
-    };
-    let theirs = iovec {
-        iov_base: from.cast_mut().cast(),
-        iov_len: len,
-    };
-    let pid = rustix::process::getpid().as_raw_nonzero().get();
-    let (ours, theirs) = (&raw const ours as c_long, &raw const theirs as c_long);
-    // SAFETY: the kernel checks every address of `theirs`; `to` has room for `len` bytes by the caller's word.
-    let copied = unsafe {
-        let args = [c_long::from(pid), ours, 1, theirs, 1, 0];
-        syscall(libc::SYS_process_vm_readv, args)
-    };
-    match (copied, errno()) {
-        (-1, libc::EPERM | libc::ENOSYS | libc::EACCES) => {
-            // SAFETY: what the real call would read next; `to` is the caller's word.
-            unsafe { from.copy_to_nonoverlapping(to, len) };
-            true
-        }
-        _ => copied >= 0 && copied as usize == len,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
-    use rustix::param::page_size;
 
     use super::*;
 
-    /// Both ways to copy have to agree.
     fn can_copy(from: *const u8, len: usize) -> bool {
-        let mut room = vec![0; len.min(3 * page_size())];
-        // SAFETY: there is room, or the address is too strange for any of it to be used.
-        let (looked, asked) = unsafe {
-            let looked = copy_by_pages(from, room.as_mut_ptr(), len, page_size());
-            (looked, copy_by_kernel(from, room.as_mut_ptr(), len))
-        };
-        assert_eq!(looked, asked, "{len} bytes at {from:?}");
-        looked
+        let mut room = vec![0; len];
+        // SAFETY: there is room.
+        unsafe { copy(from, room.as_mut_ptr(), len) }
+    }
+
+    fn page_size() -> usize {
+        // SAFETY: only asks.
+        unsafe { libc::sysconf(libc::_SC_PAGESIZE) as usize }
     }
 
     /// Three pages, of which the one in the middle can't be read.
@@ -182,7 +130,6 @@ mod tests {
 
     #[test]
     fn no_address_is_too_strange() {
-        prepare();
         let highest = std::ptr::without_provenance::<u8>(usize::MAX);
         for address in [std::ptr::null(), std::ptr::without_provenance(8), highest] {
             // SAFETY: a byte has no invalid state.

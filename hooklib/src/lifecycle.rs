@@ -13,7 +13,7 @@ use engine::capture_log::Control;
 use engine::capture_log::layout::Rendezvous;
 
 use crate::cancellation::Deferred;
-use crate::{EMBEDDED, bounce, caller_memory, hooks, inflight, locks, real, rendezvous, session};
+use crate::{EMBEDDED, bounce, hooks, inflight, locks, real, rendezvous, session};
 
 /// Comma-separated names that replace [`SERVERS`].
 const PROCESS_VARIABLE: &CStr = c"HOTMIRROR_PROCESS";
@@ -140,7 +140,6 @@ extern "C" fn start() {
         rendezvous::remember_dir();
     }
     real::resolve();
-    caller_memory::prepare();
     hooks::resolve();
     // SAFETY: the handler has the right type and calls only what is safe after a fork.
     unsafe { libc::pthread_atfork(None, None, Some(become_forked)) };
