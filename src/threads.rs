@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 /// Hundreds of server threads write, one reads what they append, and while a few copy what is left it waits: with an equal share of the processor they
 /// would fall behind.
-const NICENESS: i32 = -10;
+const NICENESS: i32 = -20;
 
 static ON_START: OnceLock<fn()> = OnceLock::new();
 
