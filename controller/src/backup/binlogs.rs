@@ -15,7 +15,9 @@ use super::cut::Readings;
 use super::keep::Filter;
 use super::roots::{DATA_PLACE, Roots};
 use crate::args::low::Binlogs;
+use crate::cancel::Cancel;
 use crate::client::{ClientError, ServerClient};
+use crate::exit::Failure;
 use crate::server::{Coordinates, Variables};
 
 /// The current one, and the one before: MariaDB's recovery may need that for a while after a rotation.
@@ -78,7 +80,7 @@ impl Location {
     }
 
     /// Begins a new binlog and waits until recovery needs none before it; gives whether that came to pass. Not waited for long, since to copy more than needed is no harm.
-    pub fn rotate(&self, client: &mut dyn ServerClient) -> Result<bool, ClientError> {
+    pub fn rotate(&self, client: &mut dyn ServerClient, cancel: &Cancel) -> Result<bool, Failure> {
         // Not to be replicated: a replica must have no transaction of its own.
         client.run("FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")?;
         let name = names(client)?.pop().unwrap_or_default();
@@ -86,6 +88,7 @@ impl Location {
         loop {
             match self.recovery_begin(&name) {
                 RecoveryBegin::Earlier if Instant::now() < deadline => {
+                    cancel.check()?;
                     std::thread::sleep(CHECKPOINT_POLL);
                 }
                 begin => return Ok(begin == RecoveryBegin::Here),

@@ -144,11 +144,26 @@ fn a_new_binlog_is_begun_and_waited_for() {
         .rows("SHOW BINARY LOGS", &["Log_name"], &logs);
     std::thread::scope(|threads| {
         threads.spawn(|| std::fs::write(&path, binlog("bin.000003")).unwrap());
-        assert!(fixture.location.rotate(&mut client).unwrap());
+        let cancel = Cancel::default();
+        assert!(fixture.location.rotate(&mut client, &cancel).unwrap());
     });
     client.finish();
     assert!(fixture.left_out(Binlogs::Rotate, "bin.000002"));
     assert!(!fixture.left_out(Binlogs::Rotate, "bin.000003"));
+}
+
+#[test]
+fn a_signal_ends_the_wait_for_a_new_binlog() {
+    let fixture = Fixture::new();
+    let path = fixture.location.path("bin.000003");
+    std::fs::write(&path, binlog("bin.000002")).unwrap();
+    let mut client = ScriptedClient::new()
+        .done("FLUSH NO_WRITE_TO_BINLOG BINARY LOGS")
+        .rows("SHOW BINARY LOGS", &["Log_name"], &[&["bin.000003"]]);
+    let cancel = Cancel::default();
+    cancel.request();
+    let rotated = fixture.location.rotate(&mut client, &cancel);
+    assert!(matches!(rotated, Err(Failure::Cancelled(_))));
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn back_up(
     reporter.publish(StatusFile::new(state_dir, header, ground.started.clone()));
     cancel.check()?;
 
-    ground.choose_binlogs(args.binlogs, server.client.as_mut(), reporter)?;
+    ground.choose_binlogs(args.binlogs, server.client.as_mut(), reporter, cancel)?;
     undo.push(Change::Stage)?;
     undo.push(ground.capture_change())?;
     let mut engine = Engine::attach(args, ground.setting(throttle, reporter.clone()), cancel)?;

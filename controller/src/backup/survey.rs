@@ -17,7 +17,8 @@ use super::server::Server;
 use super::{BackupError, preflight};
 use crate::args;
 use crate::args::low::Binlogs;
-use crate::client::{ClientError, ServerClient};
+use crate::cancel::Cancel;
+use crate::client::ServerClient;
 use crate::exit::Failure;
 use crate::progress::Reporter;
 use crate::server::PositionFrom;
@@ -88,17 +89,18 @@ impl Ground {
         choice: Binlogs,
         client: &mut dyn ServerClient,
         reporter: &Reporter,
-    ) -> Result<(), ClientError> {
+        cancel: &Cancel,
+    ) -> Result<(), Failure> {
         let Some(binlogs) = &self.binlogs else {
             return Ok(());
         };
         if choice == Binlogs::Rotate {
             reporter.step("Beginning a new binlog");
-            if !binlogs.rotate(client)? {
+            if !binlogs.rotate(client, cancel)? {
                 reporter.step("Recovery may begin with the binlog before it, which is copied, too");
             }
         }
-        binlogs.select(choice, client, &mut self.filter)
+        Ok(binlogs.select(choice, client, &mut self.filter)?)
     }
 
     pub fn header(&self, args: &args::Backup) -> Header {
