@@ -256,6 +256,7 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
 mod tests {
     use super::*;
     use crate::catalog::Mark;
+    use crate::copy::Depth;
     use crate::digest::Digests;
     use crate::source::Found;
     use crate::throttle::Throttle;
@@ -291,6 +292,7 @@ mod tests {
             stage,
             copying: CopyContext {
                 throttle: &throttle,
+                depth: &Depth::new(2),
                 digests: &digests,
                 stop: &|| false,
                 on_bytes: &|_| (),

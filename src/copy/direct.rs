@@ -105,7 +105,8 @@ pub(super) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    pub const LEN: usize = 1 << 20;
+    /// What is transferred at once: a commit of the server waits for at least one. Half of it costs half again the time, since each transfer takes some time of its own.
+    pub const LEN: usize = 512 << 10;
     const HUGE_PAGE_LEN: usize = 2 << 20;
 
     pub fn new() -> io::Result<AlignedBuffer> {

@@ -6,6 +6,7 @@
 //! The source may change meanwhile. That is no matter: whatever changes is recorded, and copied again.
 
 mod cache;
+mod depth;
 mod direct;
 mod holes;
 mod share;
@@ -23,6 +24,7 @@ use crate::digest::Digests;
 use crate::throttle::Throttle;
 
 pub use self::cache::drop_pages;
+pub use self::depth::Depth;
 pub use self::holes::make_hole;
 
 /// A range shorter than this is not worth opening a file a second time.
@@ -43,6 +45,7 @@ pub enum CopyError {
 #[derive(Clone, Copy)]
 pub struct CopyContext<'c> {
     pub throttle: &'c Throttle,
+    pub depth: &'c Depth,
     pub digests: &'c Digests,
     pub stop: &'c (dyn Fn() -> bool + Sync),
     /// Told of progress, in bytes.
@@ -108,13 +111,21 @@ impl Pair {
     }
 
     /// Reads from the source what is in the page cache from there, and everything else past it. A direct read of what is dirty there would have to write it out first.
-    fn read(&self, buffer: &mut [u8], at: u64, resident: &Resident) -> io::Result<usize> {
+    fn read(
+        &self,
+        buffer: &mut [u8],
+        at: u64,
+        resident: &Resident,
+        depth: &Depth,
+    ) -> io::Result<usize> {
         let is_direct = is_aligned(at, buffer.len()) && !resident.has(at, buffer.len());
-        match self.direct_source.as_ref().filter(|_| is_direct) {
-            Some(direct) => read_some(direct, buffer, at)
-                .or_else(|_| self.read_through_cache(buffer, at, resident)),
-            None => self.read_through_cache(buffer, at, resident),
+        if let Some(direct) = self.direct_source.as_ref().filter(|_| is_direct) {
+            let _turn = depth.begin(buffer.len());
+            if let Ok(got) = read_some(direct, buffer, at) {
+                return Ok(got);
+            }
         }
+        self.read_through_cache(buffer, at, resident)
     }
 
     /// Of `len` bytes what can be copied past the page cache at once, or all of them if nothing can.
@@ -140,9 +151,10 @@ impl Pair {
         got
     }
 
-    fn write(&self, bytes: &[u8], at: u64, pending: &mut Pending) -> io::Result<()> {
+    fn write(&self, bytes: &[u8], at: u64, pending: &mut Pending, depth: &Depth) -> io::Result<()> {
         let direct = self.direct_target.as_ref();
         if let Some(direct) = direct.filter(|_| is_aligned(at, bytes.len())) {
+            let _turn = depth.begin(bytes.len());
             match direct.write_all_at(bytes, at) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
                 result => return result,
@@ -244,12 +256,15 @@ impl<'c> Copier<'c> {
         let len = (buffer_len - at % buffer_len).min(range.end - at);
         let len = pair.direct_len(at, len);
         let buffer = &mut self.buffer.bytes()[..len as usize];
-        let got = pair.read(buffer, at, resident).map_err(CopyError::Source)?;
+        let CopyContext { depth, digests, .. } = self.context;
+        let got = pair
+            .read(buffer, at, resident, depth)
+            .map_err(CopyError::Source)?;
         let bytes = &buffer[..got];
-        self.context.digests.forget(pair.slot, at..at + got as u64);
-        pair.write(bytes, at, &mut self.pending)
+        digests.forget(pair.slot, at..at + got as u64);
+        pair.write(bytes, at, &mut self.pending, depth)
             .map_err(CopyError::Target)?;
-        self.context.digests.note(pair.slot, at, bytes);
+        digests.note(pair.slot, at, bytes);
         Ok(got as u64)
     }
 }
@@ -311,6 +326,7 @@ mod tests {
             let throttle = Throttle::new(0);
             let context = CopyContext {
                 throttle: &throttle,
+                depth: &Depth::new(1),
                 digests: &self.digests,
                 stop: &|| stop,
                 on_bytes: &|_| (),

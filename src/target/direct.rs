@@ -226,6 +226,7 @@ fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
     let (throttle, digests) = (Throttle::new(0), Digests::default());
     let context = copy::CopyContext {
         throttle: &throttle,
+        depth: &copy::Depth::new(1),
         digests: &digests,
         stop: &|| false,
         on_bytes: &|_| (),
