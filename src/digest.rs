@@ -14,9 +14,13 @@ use parking_lot::Mutex;
 use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
 
+use crate::copy;
+
 /// InnoDB's page.
 const GRANULE_LEN_MIN: u64 = 16 << 10;
-/// At 4 bytes for each, granules take at most 64 MiB of memory: 256 GB in the shortest ones.
+/// Nothing is known of a granule that is not copied at once.
+const GRANULE_LEN_MAX: u64 = copy::TRANSFER_LEN as u64;
+/// At 4 bytes for each, granules take at most 64 MiB of memory: 256 GB in the shortest ones, 8 TiB in the longest, and from there 8 MiB for each TiB.
 const GRANULE_COUNT_MAX: u64 = 16 << 20;
 /// What is read back at a time.
 const READ_LEN: u64 = 4 << 20;
@@ -50,7 +54,7 @@ impl Digests {
         let granule_len = total
             .div_ceil(GRANULE_COUNT_MAX)
             .next_power_of_two()
-            .clamp(GRANULE_LEN_MIN, READ_LEN);
+            .clamp(GRANULE_LEN_MIN, GRANULE_LEN_MAX);
         Digests {
             granule_len,
             zeros_crc: crc32c::crc32c(&vec![0; granule_len as usize]),
@@ -312,7 +316,7 @@ mod tests {
             [0, 1, 256, 257, 1024].map(of),
             [LEN, LEN, LEN, LEN * 2, LEN * 4]
         );
-        assert_eq!(of(1 << 30), READ_LEN);
+        assert_eq!(of(1 << 30), copy::TRANSFER_LEN as u64);
         let (digests, bytes) = (Digests::for_bytes(1 << 40), bytes(LEN * 9));
         digests.note(1, 0, &bytes);
         assert_eq!(

@@ -98,6 +98,7 @@ impl Pass<'_> {
                 let (failure, copied, moved) = (&failure, &copied, &moved);
                 scope.spawn(move || {
                     crate::threads::started();
+                    crate::threads::ask_for_short_turns();
                     for (item, ranges) in receiver {
                         let result = if failure.lock().is_some() {
                             Err(PassError::Cancelled)
@@ -204,7 +205,7 @@ impl Pass<'_> {
             .iter()
             .map(|range| range.end.min(traits.size).saturating_sub(range.start))
             .sum();
-        let pair = Pair::new(item.work.slot, source, target, len);
+        let pair = Pair::new(item.work.slot, source, target, len, self.copying.disks);
         pair.make_room(traits.size, self.copying.digests)
             .map_err(slot)?;
         let mut bytes = 0;
@@ -256,7 +257,7 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
 mod tests {
     use super::*;
     use crate::catalog::Mark;
-    use crate::copy::Depth;
+    use crate::copy::Disks;
     use crate::digest::Digests;
     use crate::source::Found;
     use crate::throttle::Throttle;
@@ -292,7 +293,7 @@ mod tests {
             stage,
             copying: CopyContext {
                 throttle: &throttle,
-                depth: &Depth::new(2),
+                disks: &Disks::new(2),
                 digests: &digests,
                 stop: &|| false,
                 on_bytes: &|_| (),

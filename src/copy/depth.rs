@@ -1,33 +1,59 @@
-//! How many large transfers, reads and writes, are under way at the disk at a time.
+//! How many large transfers, reads and writes, are under way at a disk at a time.
 //!
 //! A disk that serves one request after the other gets no faster by more of them: they only stand before those of the server, which are short and which its commits wait for. A disk
 //! that serves several at once does get faster. No file system tells which it is, so the depth is found by trial. It begins at one; now and then twice or half as many are let
 //! through for a moment, and the larger number stays where it brings a third more bytes.
 
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 /// A shorter transfer is over soon, and is not held up.
 const LARGE_LEN: usize = 128 << 10;
-/// A rate is told from this much time and this many transfers at least.
+/// A rate is told from this much time at least, and from so many transfers for each one of the depth: some of them began under the depth before.
 const WINDOW: Duration = Duration::from_millis(100);
-const WINDOW_COUNT_MIN: u32 = 32;
+const WINDOW_COUNT: usize = 16;
 /// Windows from one trial to the next.
 const REST: u32 = 16;
 /// What twice the depth has to bring, as a multiple.
 const GAIN: f64 = 4.0 / 3.0;
 
-/// Shared by all copiers of a session.
-pub struct Depth {
-    state: Mutex<State>,
-    changed: Condvar,
+/// The disks that a session reads and writes, each with its depth.
+pub struct Disks {
+    most: usize,
+    /// By device number.
+    depths: Mutex<HashMap<u64, Arc<Depth>>>,
 }
 
-struct State {
-    under_way: usize,
-    window: Window,
-    trials: Trials,
+impl Disks {
+    /// `most`: as many copiers as there are.
+    pub fn new(most: usize) -> Disks {
+        Disks {
+            most,
+            depths: Mutex::default(),
+        }
+    }
+
+    /// That of the disk on which `file` is.
+    pub(super) fn depth(&self, file: &File) -> io::Result<Arc<Depth>> {
+        let device = file.metadata()?.dev();
+        let mut depths = self.depths.lock();
+        let depth = depths.entry(device);
+        Ok(depth
+            .or_insert_with(|| Arc::new(Depth::new(self.most)))
+            .clone())
+    }
+}
+
+/// Of one disk; shared by all copiers.
+pub(super) struct Depth {
+    gate: Mutex<Gate>,
+    changed: Condvar,
 }
 
 /// A transfer under way, until dropped.
@@ -37,31 +63,24 @@ pub(super) struct Transfer<'d> {
 }
 
 impl Depth {
-    /// `most`: as many copiers as there are.
-    pub fn new(most: usize) -> Depth {
-        let state = State {
-            under_way: 0,
-            window: Window::new(Instant::now()),
-            trials: Trials::new(most),
-        };
+    fn new(most: usize) -> Depth {
         Depth {
-            state: Mutex::new(state),
+            gate: Mutex::new(Gate::new(most, Instant::now())),
             changed: Condvar::new(),
         }
     }
 
     /// Waits for its turn. None: too short to be counted.
-    pub(super) fn begin(&self, len: usize) -> Option<Transfer<'_>> {
+    pub fn begin(&self, len: usize) -> Option<Transfer<'_>> {
         if len < LARGE_LEN {
             return None;
         }
-        let mut state = self.state.lock();
-        state.window.enter(Instant::now());
+        let mut gate = self.gate.lock();
+        gate.window.enter(Instant::now());
         // Whoever is under way wakes the next one.
-        while state.under_way >= state.trials.depth() {
-            self.changed.wait(&mut state);
+        while !gate.let_through() {
+            self.changed.wait(&mut gate);
         }
-        state.under_way += 1;
         Some(Transfer {
             depth: self,
             bytes: len as u64,
@@ -71,16 +90,46 @@ impl Depth {
 
 impl Drop for Transfer<'_> {
     fn drop(&mut self) {
-        let mut state = self.depth.state.lock();
-        state.under_way -= 1;
-        match state.window.leave(self.bytes, Instant::now()) {
-            Some(rate) => {
-                state.trials.judge(rate);
-                // The depth may be another.
-                self.depth.changed.notify_all();
-            }
-            None => _ = self.depth.changed.notify_one(),
+        let maybe_larger = self.depth.gate.lock().end(self.bytes, Instant::now());
+        match maybe_larger {
+            true => _ = self.depth.changed.notify_all(),
+            false => _ = self.depth.changed.notify_one(),
         }
+    }
+}
+
+/// Who is let through, and what came of it.
+struct Gate {
+    under_way: usize,
+    window: Window,
+    trials: Trials,
+}
+
+impl Gate {
+    fn new(most: usize, now: Instant) -> Gate {
+        Gate {
+            under_way: 0,
+            window: Window::new(now),
+            trials: Trials::new(most),
+        }
+    }
+
+    fn let_through(&mut self) -> bool {
+        let has_room = self.under_way < self.trials.depth();
+        self.under_way += usize::from(has_room);
+        has_room
+    }
+
+    /// True if a window is complete, and the depth may be another.
+    fn end(&mut self, bytes: u64, now: Instant) -> bool {
+        self.under_way -= 1;
+        self.window.leave(bytes, now);
+        let rate = self.window.rate(self.trials.transfers_to_judge());
+        if let Some(rate) = rate {
+            self.trials.judge(rate);
+            self.window.restart();
+        }
+        rate.is_some()
     }
 }
 
@@ -92,7 +141,7 @@ struct Window {
     at: Instant,
     wanted: Duration,
     bytes: u64,
-    count: u32,
+    count: usize,
 }
 
 impl Window {
@@ -111,22 +160,11 @@ impl Window {
         self.present += 1;
     }
 
-    /// Gives the rate, in bytes per second, of a window that is complete; the next one begins.
-    fn leave(&mut self, bytes: u64, now: Instant) -> Option<f64> {
+    fn leave(&mut self, bytes: u64, now: Instant) {
         self.pass(now);
         self.present -= 1;
         self.bytes += bytes;
         self.count += 1;
-        if self.wanted < WINDOW || self.count < WINDOW_COUNT_MIN {
-            return None;
-        }
-        let rate = self.bytes as f64 / self.wanted.as_secs_f64();
-        let present = self.present;
-        *self = Window {
-            present,
-            ..Window::new(now)
-        };
-        Some(rate)
     }
 
     fn pass(&mut self, now: Instant) {
@@ -135,16 +173,32 @@ impl Window {
         }
         self.at = now;
     }
+
+    /// In bytes per second, if the window is long enough.
+    fn rate(&self, count_min: usize) -> Option<f64> {
+        let is_complete = self.wanted >= WINDOW && self.count >= count_min;
+        is_complete.then(|| self.bytes as f64 / self.wanted.as_secs_f64())
+    }
+
+    /// The next one; whoever is present stays so.
+    fn restart(&mut self) {
+        let present = self.present;
+        *self = Window {
+            present,
+            ..Window::new(self.at)
+        };
+    }
 }
 
 /// The depth that is settled, and the one that is tried.
 struct Trials {
     most: usize,
     settled: usize,
-    /// At the settled depth, in its last window.
+    /// At the settled depth; the last windows count most.
     rate: f64,
     tried: Option<usize>,
-    is_downward: bool,
+    /// Up and down in turns.
+    tries_up_next: bool,
     windows_left: u32,
 }
 
@@ -155,7 +209,7 @@ impl Trials {
             settled: 1,
             rate: 0.0,
             tried: None,
-            is_downward: false,
+            tries_up_next: true,
             windows_left: 0,
         }
     }
@@ -164,55 +218,63 @@ impl Trials {
         self.tried.unwrap_or(self.settled)
     }
 
-    /// Takes the rate of a window, and settles the depth of the next.
+    fn transfers_to_judge(&self) -> usize {
+        WINDOW_COUNT * self.depth().max(self.settled)
+    }
+
+    /// Takes the rate of a window, and sets the depth of the next.
     fn judge(&mut self, rate: f64) {
-        let Some(tried) = self.tried.take() else {
-            self.rate = rate;
-            match self.windows_left {
-                0 => self.try_another(),
-                _ => self.windows_left -= 1,
-            }
-            return;
-        };
-        let is_kept = match tried > self.settled {
-            true => rate >= self.rate * GAIN,
-            false => rate * GAIN > self.rate,
-        };
-        tracing::debug!(
-            tried,
-            settled = self.settled,
-            rate,
-            before = self.rate,
-            is_kept,
-            "a depth was tried"
-        );
-        if is_kept {
-            (self.settled, self.rate) = (tried, rate);
-            // In the same direction at once.
-            self.is_downward = !self.is_downward;
-            self.try_another();
-        } else {
-            self.windows_left = REST;
+        match self.tried.take() {
+            Some(tried) => self.judge_trial(tried, rate),
+            None => self.rest(rate),
         }
     }
 
-    /// Up and down in turns, where there is a choice.
-    fn try_another(&mut self) {
-        let (twice, half) = ((self.settled * 2).min(self.most), self.settled / 2);
-        let (can_rise, can_fall) = (twice > self.settled, half > 0);
-        let falls = can_fall && (self.is_downward || !can_rise);
-        self.is_downward = !falls;
-        self.tried = match falls {
-            true => Some(half),
-            false => can_rise.then_some(twice),
+    fn rest(&mut self, rate: f64) {
+        self.rate = match self.rate {
+            0.0 => rate,
+            before => before * 0.75 + rate * 0.25,
         };
+        if self.windows_left > 0 {
+            self.windows_left -= 1;
+            return;
+        }
+        let up = self.tries_up_next;
+        self.tried = self.next(up).or_else(|| self.next(!up));
+        self.tries_up_next = !up;
         self.windows_left = REST;
+    }
+
+    fn judge_trial(&mut self, tried: usize, rate: f64) {
+        let up = tried > self.settled;
+        let is_kept = match up {
+            true => rate >= self.rate * GAIN,
+            false => rate * GAIN > self.rate,
+        };
+        let (settled, before) = (self.settled, self.rate);
+        tracing::debug!(settled, before, tried, rate, is_kept, "a depth was tried");
+        if is_kept {
+            (self.settled, self.rate) = (tried, rate);
+            // Maybe that is not the end of it.
+            self.tried = self.next(up);
+        }
+    }
+
+    /// Twice or half the settled depth, if that is possible.
+    fn next(&self, up: bool) -> Option<usize> {
+        let next = match up {
+            true => (self.settled * 2).min(self.most),
+            false => (self.settled / 2).max(1),
+        };
+        (next != self.settled).then_some(next)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cmp::Reverse;
+    use std::collections::BinaryHeap;
 
     /// Depths in the order of their windows, on a disk that gives `rate` at a depth.
     fn depths(most: usize, windows: usize, rate: impl Fn(usize, usize) -> f64) -> Vec<usize> {
@@ -231,21 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn on_a_disk_that_serves_one_after_the_other_one_is_enough() {
-        // More get a little more of it, at the server's cost.
+    fn where_more_take_only_a_little_from_the_server_one_is_enough() {
         let depths = depths(4, 1000, |depth, _| [0.0, 1.0, 1.2, 1.3, 1.35][depth]);
         assert!(share(&depths, 1) > 0.9);
         assert!(share(&depths, 4) == 0.0);
-    }
-
-    #[test]
-    fn on_a_disk_that_serves_several_as_many_are_under_way() {
-        for (lanes, most, expected) in [(2, 4, 2), (4, 4, 4), (64, 4, 4), (8, 256, 8), (64, 3, 3)] {
-            let depths = depths(most, 1000, |depth, _| depth.min(lanes) as f64);
-            let first = depths.iter().position(|depth| *depth == expected);
-            assert!(first.unwrap() < 6, "{lanes} of {most}: {depths:?}");
-            assert!(share(&depths, expected) > 0.85, "{lanes} of {most}");
-        }
     }
 
     #[test]
@@ -262,43 +313,119 @@ mod tests {
         assert_eq!(share(&depths(0, 100, |_, _| 1.0), 1), 1.0);
     }
 
+    /// The depth found on a disk that serves `lanes` transfers at a time, in the order in which they come, by copiers that always have more.
+    fn found(lanes: usize, copiers: usize, transfer: Duration) -> usize {
+        let mut now = Instant::now();
+        let mut gate = Gate::new(copiers, now);
+        (0..copiers).for_each(|_| gate.window.enter(now));
+        let mut free: BinaryHeap<_> = (0..lanes).map(|_| Reverse(now)).collect();
+        let mut ends = BinaryHeap::new();
+        let mut settled = vec![0; copiers + 1];
+        for _ in 0..100_000 {
+            while ends.len() < copiers && gate.let_through() {
+                let Reverse(lane) = free.pop().unwrap();
+                let end = lane.max(now) + transfer;
+                free.push(Reverse(end));
+                ends.push(Reverse(end));
+            }
+            let Reverse(end) = ends.pop().unwrap();
+            now = end;
+            gate.end(1 << 19, now);
+            gate.window.enter(now);
+            settled[gate.trials.settled] += 1;
+        }
+        let most = settled.iter().max();
+        settled
+            .iter()
+            .position(|count| Some(count) == most)
+            .unwrap()
+    }
+
+    #[test]
+    fn as_many_are_under_way_as_the_disk_serves_at_once() {
+        for (lanes, copiers, expected) in [
+            (1, 4, 1),
+            (2, 4, 2),
+            (4, 4, 4),
+            (64, 4, 4),
+            (64, 3, 3),
+            (1, 64, 1),
+            (8, 64, 8),
+            (100, 64, 64),
+        ] {
+            for transfer in [300, 10_000, 200_000].map(Duration::from_micros) {
+                let found = found(lanes, copiers, transfer);
+                assert_eq!(
+                    found, expected,
+                    "{lanes} lanes, {copiers} copiers, {transfer:?}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn time_in_which_nobody_wants_to_transfer_does_not_count() {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut window = Window::new(start);
-        let mut rates = Vec::new();
-        for second in 0..u64::from(WINDOW_COUNT_MIN) {
+        for second in 0..10 {
             window.enter(at(second * 1000));
             window.enter(at(second * 1000 + 2));
-            for end in [5, 10] {
-                rates.extend(window.leave(1000, at(second * 1000 + end)));
-            }
+            window.leave(1000, at(second * 1000 + 5));
+            assert_eq!(window.rate(0), None);
+            window.leave(1000, at(second * 1000 + 10));
         }
-        // 2000 bytes in each 10 ms.
-        assert!(!rates.is_empty());
-        assert!(
-            rates.iter().all(|rate| (rate - 200_000.0).abs() < 1.0),
-            "{rates:?}"
-        );
+        assert_eq!((window.rate(21), window.rate(20)), (None, Some(200_000.0)));
+        window.enter(at(10_000));
+        window.restart();
+        window.leave(1000, at(10_100));
+        assert_eq!(window.rate(1), Some(10_000.0));
     }
 
     #[test]
-    fn no_more_are_under_way_than_the_depth_allows_and_all_come_to_their_turn() {
+    fn whoever_finds_no_room_waits_for_the_end_of_another_transfer() {
+        let depth = Depth::new(1);
+        let first = depth.begin(LARGE_LEN);
+        std::thread::scope(|threads| {
+            let second = threads.spawn(|| drop(depth.begin(LARGE_LEN)));
+            while depth.gate.lock().window.present < 2 {
+                std::thread::yield_now();
+            }
+            assert!(depth.begin(LARGE_LEN - 1).is_none());
+            assert_eq!(depth.gate.lock().under_way, 1);
+            assert!(!second.is_finished());
+            drop(first);
+        });
+        let gate = depth.gate.lock();
+        assert_eq!((gate.under_way, gate.window.present), (0, 0));
+    }
+
+    #[test]
+    fn all_come_to_their_turn_while_the_depth_changes() {
         let depth = Depth::new(4);
         std::thread::scope(|threads| {
             for _ in 0..8 {
                 threads.spawn(|| {
-                    for _ in 0..5000 {
+                    for turn in 0..5000 {
                         let _transfer = depth.begin(LARGE_LEN);
-                        assert!(depth.state.lock().under_way <= 4);
+                        let mut gate = depth.gate.lock();
+                        assert!(gate.under_way <= 4);
+                        gate.trials.settled = 1 + turn % 4;
                     }
                 });
             }
         });
-        let state = depth.state.lock();
-        assert_eq!((state.under_way, state.window.present), (0, 0));
-        drop(state);
-        assert!(depth.begin(LARGE_LEN - 1).is_none());
+        assert_eq!(depth.gate.lock().window.present, 0);
+    }
+
+    #[test]
+    fn files_on_one_disk_share_its_depth() {
+        let disks = Disks::new(4);
+        let depth = |path: &str| disks.depth(&File::open(path).unwrap()).unwrap();
+        assert!(Arc::ptr_eq(
+            &depth("/proc/self/stat"),
+            &depth("/proc/self/status")
+        ));
+        assert!(!Arc::ptr_eq(&depth("/proc/self/stat"), &depth("/")));
     }
 }

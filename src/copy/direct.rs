@@ -4,9 +4,14 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use memmap2::{Advice, MmapMut, MmapOptions};
 use rustix::fs::{Mode, OFlags};
+
+use super::depth::{Depth, Disks};
+use super::{TRANSFER_LEN, read_some};
 
 /// Offsets, lengths and addresses are multiples of this. No file system in use asks for more.
 const ALIGNMENT: usize = 4096;
@@ -20,18 +25,38 @@ pub(super) fn aligned_len(len: u64) -> u64 {
     len - len % ALIGNMENT as u64
 }
 
-/// Opens the same file once more, for direct I/O. None where that is not possible: it is an optimisation only.
-pub(super) fn open_direct(file: &File, write: bool) -> Option<File> {
-    let access = if write {
-        OFlags::WRONLY
-    } else {
-        OFlags::RDONLY | OFlags::NOATIME
-    };
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty())
-        .ok()
-        .map(File::from)
+/// A file open for direct I/O, and the disk that it is on.
+pub(super) struct Direct {
+    file: File,
+    depth: Arc<Depth>,
+}
+
+impl Direct {
+    /// Opens the same file once more. None where that is not possible: it is an optimisation only.
+    pub fn open(file: &File, write: bool, disks: &Disks) -> Option<Direct> {
+        let access = if write {
+            OFlags::WRONLY
+        } else {
+            OFlags::RDONLY | OFlags::NOATIME
+        };
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+        Some(Direct {
+            file: opened.into(),
+            depth: disks.depth(file).ok()?,
+        })
+    }
+
+    pub fn read(&self, buffer: &mut [u8], at: u64) -> io::Result<usize> {
+        let _turn = self.depth.begin(buffer.len());
+        read_some(&self.file, buffer, at)
+    }
+
+    pub fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        let _turn = self.depth.begin(bytes.len());
+        self.file.write_all_at(bytes, at)
+    }
 }
 
 /// Which pages of a stretch of a file are in the page cache. Asked without reading anything: to try to read without waiting makes the kernel read ahead,
@@ -105,8 +130,6 @@ pub(super) struct AlignedBuffer {
 }
 
 impl AlignedBuffer {
-    /// What is transferred at once: a commit of the server waits for at least one. Half of it costs half again the time, since each transfer takes some time of its own.
-    pub const LEN: usize = 512 << 10;
     const HUGE_PAGE_LEN: usize = 2 << 20;
 
     pub fn new() -> io::Result<AlignedBuffer> {
@@ -118,6 +141,6 @@ impl AlignedBuffer {
 
     pub fn bytes(&mut self) -> &mut [u8] {
         let skip = self.memory.as_ptr().align_offset(Self::HUGE_PAGE_LEN);
-        &mut self.memory[skip..skip + Self::LEN]
+        &mut self.memory[skip..skip + TRANSFER_LEN]
     }
 }

@@ -17,18 +17,20 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use self::cache::Pending;
-use self::direct::{AlignedBuffer, Resident, aligned_len, is_aligned, open_direct};
+use self::direct::{AlignedBuffer, Direct, Resident, aligned_len, is_aligned};
 use self::holes::{Part, next_part};
 use self::share::{Shared, share};
 use crate::digest::Digests;
 use crate::throttle::Throttle;
 
 pub use self::cache::drop_pages;
-pub use self::depth::Depth;
+pub use self::depth::Disks;
 pub use self::holes::make_hole;
 
 /// A range shorter than this is not worth opening a file a second time.
 const DIRECT_LEN_MIN: u64 = 256 << 10;
+/// What is read and written at once: a commit of the server waits for one of them at least. With half of it the same bytes take longer, since each transfer costs some time of its own.
+pub const TRANSFER_LEN: usize = 512 << 10;
 
 /// Which side of a copy failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,7 +47,7 @@ pub enum CopyError {
 #[derive(Clone, Copy)]
 pub struct CopyContext<'c> {
     pub throttle: &'c Throttle,
-    pub depth: &'c Depth,
+    pub disks: &'c Disks,
     pub digests: &'c Digests,
     pub stop: &'c (dyn Fn() -> bool + Sync),
     /// Told of progress, in bytes.
@@ -66,13 +68,13 @@ pub struct Pair {
     slot: u64,
     source: File,
     target: File,
-    direct_source: Option<File>,
-    direct_target: Option<File>,
+    direct_source: Option<Direct>,
+    direct_target: Option<Direct>,
 }
 
 impl Pair {
     /// `len`: how much of it is about to be copied.
-    pub fn new(slot: u64, source: File, target: File, len: u64) -> Pair {
+    pub fn new(slot: u64, source: File, target: File, len: u64, disks: &Disks) -> Pair {
         let mut pair = Pair {
             slot,
             source,
@@ -81,8 +83,8 @@ impl Pair {
             direct_target: None,
         };
         if len >= DIRECT_LEN_MIN {
-            pair.direct_source = open_direct(&pair.source, false);
-            pair.direct_target = open_direct(&pair.target, true);
+            pair.direct_source = Direct::open(&pair.source, false, disks);
+            pair.direct_target = Direct::open(&pair.target, true, disks);
         }
         pair
     }
@@ -111,21 +113,14 @@ impl Pair {
     }
 
     /// Reads from the source what is in the page cache from there, and everything else past it. A direct read of what is dirty there would have to write it out first.
-    fn read(
-        &self,
-        buffer: &mut [u8],
-        at: u64,
-        resident: &Resident,
-        depth: &Depth,
-    ) -> io::Result<usize> {
+    fn read(&self, buffer: &mut [u8], at: u64, resident: &Resident) -> io::Result<usize> {
         let is_direct = is_aligned(at, buffer.len()) && !resident.has(at, buffer.len());
-        if let Some(direct) = self.direct_source.as_ref().filter(|_| is_direct) {
-            let _turn = depth.begin(buffer.len());
-            if let Ok(got) = read_some(direct, buffer, at) {
-                return Ok(got);
-            }
+        match self.direct_source.as_ref().filter(|_| is_direct) {
+            Some(direct) => direct
+                .read(buffer, at)
+                .or_else(|_| self.read_through_cache(buffer, at, resident)),
+            None => self.read_through_cache(buffer, at, resident),
         }
-        self.read_through_cache(buffer, at, resident)
     }
 
     /// Of `len` bytes what can be copied past the page cache at once, or all of them if nothing can.
@@ -151,11 +146,10 @@ impl Pair {
         got
     }
 
-    fn write(&self, bytes: &[u8], at: u64, pending: &mut Pending, depth: &Depth) -> io::Result<()> {
+    fn write(&self, bytes: &[u8], at: u64, pending: &mut Pending) -> io::Result<()> {
         let direct = self.direct_target.as_ref();
         if let Some(direct) = direct.filter(|_| is_aligned(at, bytes.len())) {
-            let _turn = depth.begin(bytes.len());
-            match direct.write_all_at(bytes, at) {
+            match direct.write(bytes, at) {
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
                 result => return result,
             }
@@ -252,17 +246,15 @@ impl<'c> Copier<'c> {
     ) -> Result<u64, CopyError> {
         let at = range.start;
         // Ends where a buffer of the range's neighbours would, so that the next begins aligned.
-        let buffer_len = AlignedBuffer::LEN as u64;
+        let buffer_len = TRANSFER_LEN as u64;
         let len = (buffer_len - at % buffer_len).min(range.end - at);
         let len = pair.direct_len(at, len);
         let buffer = &mut self.buffer.bytes()[..len as usize];
-        let CopyContext { depth, digests, .. } = self.context;
-        let got = pair
-            .read(buffer, at, resident, depth)
-            .map_err(CopyError::Source)?;
+        let digests = self.context.digests;
+        let got = pair.read(buffer, at, resident).map_err(CopyError::Source)?;
         let bytes = &buffer[..got];
         digests.forget(pair.slot, at..at + got as u64);
-        pair.write(bytes, at, &mut self.pending, depth)
+        pair.write(bytes, at, &mut self.pending)
             .map_err(CopyError::Target)?;
         digests.note(pair.slot, at, bytes);
         Ok(got as u64)
@@ -323,10 +315,10 @@ mod tests {
             stop: bool,
             reflink: bool,
         ) -> Result<u64, CopyError> {
-            let throttle = Throttle::new(0);
+            let (throttle, disks) = (Throttle::new(0), Disks::new(1));
             let context = CopyContext {
                 throttle: &throttle,
-                depth: &Depth::new(1),
+                disks: &disks,
                 digests: &self.digests,
                 stop: &|| stop,
                 on_bytes: &|_| (),
@@ -336,7 +328,7 @@ mod tests {
                 self.source.try_clone().unwrap(),
                 self.target.try_clone().unwrap(),
             );
-            let pair = Pair::new(1, source, target, range.end - range.start);
+            let pair = Pair::new(1, source, target, range.end - range.start, &disks);
             let copied = Copier::new(context).unwrap().copy(&pair, range)?;
             pair.match_size(&self.digests).unwrap();
             Ok(copied)

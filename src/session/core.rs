@@ -11,7 +11,7 @@ use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{Attributes, Control, FileId, Link, Segment};
 use crate::catalog::{Catalog, Seen, Work};
-use crate::copy::Depth;
+use crate::copy::Disks;
 use crate::digest::Digests;
 use crate::extents::Extents;
 use crate::live::Mirror;
@@ -69,7 +69,7 @@ pub(super) struct Core {
     pub segment: Segment,
     pub stage: Arc<Stage>,
     pub digests: Arc<Digests>,
-    pub depth: Depth,
+    pub disks: Disks,
     /// Source and target are on one file system that shares blocks.
     pub reflink: bool,
     pub state: Mutex<State>,

@@ -30,7 +30,7 @@ use self::core::{Core, Counters, Reading, State};
 use crate::capture_log::layout::Rendezvous;
 use crate::capture_log::{Control, Link, LinkError, Mode, Record, Segment, link};
 use crate::catalog::Catalog;
-use crate::copy::{CopyContext, Depth};
+use crate::copy::{CopyContext, Disks};
 use crate::digest::Digests;
 use crate::live::Mirror;
 use crate::manifest::{Entry, Stats};
@@ -181,7 +181,7 @@ impl Session {
         let segment = make_segment(&options, &link, &devices)?;
         let total = counters.total_bytes.load(Ordering::Relaxed);
         let digests = Arc::new(Digests::for_bytes(total));
-        let depth = Depth::new(options.parallel);
+        let disks = Disks::new(options.parallel);
         let reflink = stage.shares_blocks_with(&devices);
         let state = State {
             catalog: Catalog::new(scope),
@@ -201,7 +201,7 @@ impl Session {
             segment,
             stage,
             digests,
-            depth,
+            disks,
             reflink,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -352,7 +352,7 @@ impl Session {
             stage: &core.stage,
             copying: CopyContext {
                 throttle,
-                depth: &core.depth,
+                disks: &core.disks,
                 digests: &core.digests,
                 stop: &|| core.over(),
                 on_bytes: &|bytes| {

@@ -224,9 +224,10 @@ fn rename_entry(from: &Path, to: &Path) -> io::Result<()> {
 fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
     use crate::{copy, digest::Digests, throttle::Throttle};
     let (throttle, digests) = (Throttle::new(0), Digests::default());
+    let disks = copy::Disks::new(1);
     let context = copy::CopyContext {
         throttle: &throttle,
-        depth: &copy::Depth::new(1),
+        disks: &disks,
         digests: &digests,
         stop: &|| false,
         on_bytes: &|_| (),
@@ -239,7 +240,7 @@ fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
         .write(true)
         .create_new(true)
         .open(to)?;
-    let pair = copy::Pair::new(0, source, target, len);
+    let pair = copy::Pair::new(0, source, target, len, &disks);
     copy::Copier::new(context)?
         .copy(&pair, 0..u64::MAX)
         .map_err(|error| match error {
