@@ -1,6 +1,6 @@
 //! The floor: what a plain copy of the same files takes when nobody uses them.
 //!
-//! Rule: a copy is complete when it is on the disk, as a backup is.
+//! Rules: a copy is complete when it is on the disk, as a backup is. What was not in the page cache while the server ran is not there for the copy either.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use hotmirror_tests::server::Server;
 
-use crate::measure::{median, size_gb};
+use crate::measure::{cold_files, median, size_gb};
 
 /// Seconds for each GB, by each way of copying.
 #[derive(Clone, Copy, Debug)]
@@ -31,16 +31,25 @@ const DIRECT: &str = r#"
     find . -type f -size +255k -print0 | xargs -0 -r -P 2 -I{} dd if={} of="$2/{}" bs=4M iflag=direct oflag=direct status=none
 "#;
 
+/// Takes what is on the disk out of the page cache.
+const DROP: &str = r#"dd of="$1" oflag=nocache conv=notrunc,fdatasync count=0 status=none"#;
+
 /// Measures on the files of a server, which it ends. Binlogs, of which a backup takes few, are removed.
 pub fn measure(mut server: Server, rounds: u32, home: &Path) -> Floor {
+    let cold = cold_files(server.data_dir());
     server.shut_down();
     let source = server.data_dir();
     run(r#"rm -f "$1"/binlog.*"#, source, source);
     let gb = size_gb(source);
+    let copy = |script| {
+        let left = cold.iter().filter(|file| file.exists());
+        left.for_each(|file| run(DROP, file, file));
+        copy(script, source, home) / gb
+    };
     let (mut cp, mut direct) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        cp.push(copy(CP, source, home) / gb);
-        direct.push(copy(DIRECT, source, home) / gb);
+        cp.push(copy(CP));
+        direct.push(copy(DIRECT));
     }
     Floor {
         cp_s_per_gb: median(cp),

@@ -1,5 +1,6 @@
 //! Small helpers: medians, percentiles, sizes, and compiling what is written in C.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,6 +39,27 @@ pub fn size_gb(dir: &Path) -> f64 {
 pub fn cached_mb(dir: &Path) -> f64 {
     let script = r#"find "$1" -type f -print0 | xargs -0 -r fincore -b -n -r -o RES | awk '{ n += $1 } END { print n / 1e6 }'"#;
     number(Command::new("sh").args(["-c", script, "sh"]).arg(dir))
+}
+
+/// The files below a directory that are not in the page cache, or less than half. The server works past it, and so must a copy that is compared to a backup.
+pub fn cold_files(dir: &Path) -> BTreeSet<PathBuf> {
+    let script =
+        r#"find "$1" -type f -size +0 -print0 | xargs -0 -r fincore -b -n -r -o RES,SIZE,FILE"#;
+    let output = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(dir)
+        .output()
+        .expect("fincore");
+    let cold = |line: &str| {
+        let mut fields = line.splitn(3, ' ');
+        let mut number = || fields.next()?.parse::<u64>().ok();
+        let (cached, size) = (number()?, number()?);
+        (cached * 2 < size).then(|| fields.next().map(PathBuf::from))?
+    };
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(cold)
+        .collect()
 }
 
 /// Compiles `SOURCE.c` of the directory for it; gives what was made.

@@ -198,8 +198,8 @@ fn under_load(out: &mut String, ground: &Ground, load: &Load, samples: &[Sample]
     put!(
         out,
         "\nFloor: the same number of bytes at the speed of a plain copy of the files of the stopped server: \
-         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB. Bare write: as many bytes as the tables have, written past the page cache by one thread and read nowhere: about what the \
-         writing of a copy alone costs the server at this speed.\n",
+         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB; both with the page cache as the server left it. Bare copy: the tables alone, one after the other by one `dd` past the page cache: \
+         about what copying costs the server on this disk, however it is done.\n",
         ground.floor.cp_s_per_gb,
         ground.floor.direct_s_per_gb
     );

@@ -11,7 +11,7 @@ use hotmirror_tests::program::{self, Program};
 use hotmirror_tests::server::Server;
 use serde_json::Value;
 
-use crate::measure::size_gb;
+use crate::measure::cold_files;
 use crate::sysbench;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,9 @@ pub enum Way {
     Hotmirror,
     MariadbBackup,
     Clone,
-    /// As many bytes as the tables have, written past the page cache and read nowhere: about what writing a copy to this disk costs a server that works on it, however it is made.
-    BareWrite,
+    /// The tables, one after the other by one `dd`, past the page cache. No backup, since the server writes meanwhile: about what copying on this disk costs a server that works on it,
+    /// however it is done.
+    BareCopy,
 }
 
 impl Way {
@@ -31,7 +32,7 @@ impl Way {
             true => Way::MariadbBackup,
             false => Way::Clone,
         };
-        [Way::Nothing, Way::Hotmirror, peer, Way::BareWrite]
+        [Way::Nothing, Way::Hotmirror, peer, Way::BareCopy]
     }
 
     pub fn name(self) -> &'static str {
@@ -40,7 +41,7 @@ impl Way {
             Way::Hotmirror => "hotmirror",
             Way::MariadbBackup => "mariadb-backup",
             Way::Clone => "CLONE LOCAL",
-            Way::BareWrite => "bare write",
+            Way::BareCopy => "bare copy",
         }
     }
 
@@ -58,7 +59,7 @@ impl Way {
             Way::Hotmirror => hotmirror(server, target, home, &["--binlogs=rotate"]),
             Way::MariadbBackup => mariadb_backup(server, target, home),
             Way::Clone => clone(server, target),
-            Way::BareWrite => bare_write(server, target),
+            Way::BareCopy => bare_copy(server, target),
         }
     }
 }
@@ -118,23 +119,26 @@ fn clone(server: &Server, target: &Path) -> Done {
     Done::default()
 }
 
-fn bare_write(server: &Server, target: &Path) -> Done {
-    let tables = size_gb(&server.data_dir().join(sysbench::DATABASE));
-    let mut command = Command::new("dd");
-    command.args([
-        "if=/dev/zero",
-        "bs=1M",
-        "oflag=direct",
-        "conv=fsync",
-        "status=none",
-    ]);
-    command.arg(format!("count={:.0}", tables * 1e9 / f64::from(1 << 20)));
-    std::fs::create_dir(target).expect("A directory to write to");
-    let status = command.current_dir(target).arg("of=zeros").status();
-    assert!(
-        status.as_ref().is_ok_and(|status| status.success()),
-        "{command:?}: {status:?}"
-    );
+fn bare_copy(server: &Server, target: &Path) -> Done {
+    let tables = server.data_dir().join(sysbench::DATABASE);
+    let cold = cold_files(&tables);
+    std::fs::create_dir(target).expect("A directory to copy to");
+    for table in std::fs::read_dir(&tables).expect("The tables' directory") {
+        let table = table.expect("A table").path();
+        let mut command = Command::new("dd");
+        command.args(["bs=1M", "oflag=direct", "conv=fsync", "status=none"]);
+        if cold.contains(&table) {
+            command.arg("iflag=direct");
+        }
+        let copy = target.join(table.file_name().expect("Its name"));
+        command.arg(format!("if={}", table.display()));
+        command.arg(format!("of={}", copy.display()));
+        let status = command.status();
+        assert!(
+            status.as_ref().is_ok_and(|status| status.success()),
+            "{command:?}: {status:?}"
+        );
+    }
     Done::default()
 }
 
