@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::capture_log::{Attributes, FileId};
 use crate::catalog::Work;
-use crate::copy::{Copier, CopyContext, CopyError, Pair};
+use crate::copy::{Copier, CopyContext, CopyError, Disks, Pair};
 use crate::extents::{Extents, WHOLE};
 use crate::source::{self, OpenError, Traits};
 use crate::target::Stage;
@@ -62,6 +62,7 @@ pub struct PassOutcome {
 pub struct Pass<'a> {
     pub stage: &'a Stage,
     pub copying: CopyContext<'a>,
+    pub disks: &'a Disks,
     pub ledger: &'a dyn Ledger,
     pub parallel: usize,
     pub on_file: &'a (dyn Fn() + Sync),
@@ -205,7 +206,7 @@ impl Pass<'_> {
             .iter()
             .map(|range| range.end.min(traits.size).saturating_sub(range.start))
             .sum();
-        let pair = Pair::new(item.work.slot, source, target, len, self.copying.disks);
+        let pair = Pair::new(item.work.slot, source, target, len, self.disks);
         pair.make_room(traits.size, self.copying.digests)
             .map_err(slot)?;
         let mut bytes = 0;
@@ -257,7 +258,6 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
 mod tests {
     use super::*;
     use crate::catalog::Mark;
-    use crate::copy::Disks;
     use crate::digest::Digests;
     use crate::source::Found;
     use crate::throttle::Throttle;
@@ -293,12 +293,12 @@ mod tests {
             stage,
             copying: CopyContext {
                 throttle: &throttle,
-                disks: &Disks::new(2),
                 digests: &digests,
                 stop: &|| false,
                 on_bytes: &|_| (),
                 reflink: false,
             },
+            disks: &Disks::new(2),
             ledger: book,
             parallel: 2,
             on_file: &|| (),

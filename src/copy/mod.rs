@@ -47,7 +47,6 @@ pub enum CopyError {
 #[derive(Clone, Copy)]
 pub struct CopyContext<'c> {
     pub throttle: &'c Throttle,
-    pub disks: &'c Disks,
     pub digests: &'c Digests,
     pub stop: &'c (dyn Fn() -> bool + Sync),
     /// Told of progress, in bytes.
@@ -318,7 +317,6 @@ mod tests {
             let (throttle, disks) = (Throttle::new(0), Disks::new(1));
             let context = CopyContext {
                 throttle: &throttle,
-                disks: &disks,
                 digests: &self.digests,
                 stop: &|| stop,
                 on_bytes: &|_| (),

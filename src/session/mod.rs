@@ -352,7 +352,6 @@ impl Session {
             stage: &core.stage,
             copying: CopyContext {
                 throttle,
-                disks: &core.disks,
                 digests: &core.digests,
                 stop: &|| core.over(),
                 on_bytes: &|bytes| {
@@ -363,6 +362,7 @@ impl Session {
                 },
                 reflink: core.reflink,
             },
+            disks: &core.disks,
             ledger: &**core,
             parallel: core.options.parallel.max(1),
             on_file: &|| _ = core.counters.copied_files.fetch_add(1, Ordering::Relaxed),

@@ -224,10 +224,8 @@ fn rename_entry(from: &Path, to: &Path) -> io::Result<()> {
 fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
     use crate::{copy, digest::Digests, throttle::Throttle};
     let (throttle, digests) = (Throttle::new(0), Digests::default());
-    let disks = copy::Disks::new(1);
     let context = copy::CopyContext {
         throttle: &throttle,
-        disks: &disks,
         digests: &digests,
         stop: &|| false,
         on_bytes: &|_| (),
@@ -240,7 +238,7 @@ fn copy_across(from: &Path, to: &Path) -> io::Result<()> {
         .write(true)
         .create_new(true)
         .open(to)?;
-    let pair = copy::Pair::new(0, source, target, len, &disks);
+    let pair = copy::Pair::new(0, source, target, len, &copy::Disks::new(1));
     copy::Copier::new(context)?
         .copy(&pair, 0..u64::MAX)
         .map_err(|error| match error {
