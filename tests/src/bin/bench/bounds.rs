@@ -2,16 +2,13 @@
 //!
 //! Rule: a bound that is a share of another figure takes that from the same run.
 
-use crate::many::Many;
+use crate::many::{Many, kb_per_table};
 use crate::measure::{median, percentile};
 use crate::plan::Load;
 use crate::reflink::Reflink;
 use crate::report::{PHASES, Results, floor_seconds, lost_per_gb, median_of};
 use crate::rounds::{Ground, Sample};
 use crate::ways::Way;
-
-/// Size of the capture log unless it is told otherwise.
-pub const LOG_MB: f64 = 64.0;
 
 /// The bounds' table, row by row.
 struct Bounds<'o>(&'o mut String);
@@ -152,8 +149,12 @@ fn of_load(bounds: &mut Bounds<'_>, ground: &Ground, load: &Load, samples: &[Sam
 
 fn of_many(bounds: &mut Bounds<'_>, many: &[Many]) {
     let [few, less, most] = many else { return };
-    let what = format!("memory with {} tables", most.tables);
-    bounds.at_most(&what, "MB", Some(LOG_MB + 100.0), Some(most.peak.mb));
+    let what = format!(
+        "memory for each table, {} tables: 1.5 times that with {}",
+        most.tables, less.tables
+    );
+    let bound = kb_per_table(few, less) * 1.5;
+    bounds.at_most(&what, "KB", Some(bound), Some(kb_per_table(less, most)));
     let mut per_file = |name: &str, seconds: fn(&Many, &str) -> f64| {
         let of = |many: &Many| many.ms_per_file(seconds(many, name));
         let what = format!(

@@ -72,11 +72,10 @@ impl Many {
     }
 }
 
-/// What each table more takes of memory, by the two largest.
-pub fn kb_per_table(many: &[Many]) -> Option<f64> {
-    let [.., less, most] = many else { return None };
-    let tables = most.tables.saturating_sub(less.tables).max(1);
-    Some((most.peak.mb - less.peak.mb) * 1024.0 / f64::from(tables))
+/// What each table takes of memory that one server has more than the other.
+pub fn kb_per_table(less: &Many, more: &Many) -> f64 {
+    let tables = more.tables.saturating_sub(less.tables).max(1);
+    (more.peak.mb - less.peak.mb) * 1024.0 / f64::from(tables)
 }
 
 fn back_up(tables: u32, server: &Server, home: &Path) -> Many {

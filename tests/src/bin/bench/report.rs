@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::process::Command;
 
-use crate::bounds::{self, LOG_MB};
+use crate::bounds;
 use crate::many::{self, Many};
 use crate::measure::{median, percentile};
 use crate::plan::{Load, Plan};
@@ -27,6 +27,9 @@ pub struct Results {
 }
 
 type Figure = fn(&Sample) -> Option<f64>;
+
+/// Size of the capture log unless it is told otherwise.
+const LOG_MB: f64 = 64.0;
 
 /// Of a backup, in order, as the table has them.
 pub const PHASES: [&str; 5] = ["scan", "base copy", "payload", "cut", "finish"];
@@ -198,7 +201,7 @@ fn under_load(out: &mut String, ground: &Ground, load: &Load, samples: &[Sample]
     put!(
         out,
         "\nFloor: the same number of bytes at the speed of a plain copy of the files of the stopped server: \
-         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB; both with the page cache as the server left it. Bare copy: the tables alone, one after the other by one `dd` past the page cache: \
+         `cp -a` {:.2} s/GB, direct I/O {:.2} s/GB; both with the page cache as the server left it. Bare copy: the tables alone, one after the other by one `dd`, past the page cache but for what is in it: \
          about what copying costs the server on this disk, however it is done.\n",
         ground.floor.cp_s_per_gb,
         ground.floor.direct_s_per_gb
@@ -355,11 +358,15 @@ fn rate(out: &mut String, rate: &Rate) {
 
 fn many_tables(out: &mut String, many: &[Many]) {
     put!(out, "## Many tables\n");
+    let kb_per_table = match many {
+        [.., less, most] => Some(many::kb_per_table(less, most)),
+        _ => None,
+    };
     put!(
         out,
         "Memory is the program's at its peak, {LOG_MB:.0} MB of capture log included; {} KB more for each table. Phases are in seconds. The cut's is from the end of the payload phase \
          until the cut is settled, which takes a scan.\n",
-        or_dash(many::kb_per_table(many), 2)
+        or_dash(kb_per_table, 2)
     );
     put!(
         out,

@@ -20,7 +20,7 @@ pub enum Way {
     Hotmirror,
     MariadbBackup,
     Clone,
-    /// The tables, one after the other by one `dd`, past the page cache. No backup, since the server writes meanwhile: about what copying on this disk costs a server that works on it,
+    /// The tables, one after the other by one `dd`, past the page cache but for what is in it. No backup, since the server writes meanwhile: about what copying on this disk costs a server that works on it,
     /// however it is done.
     BareCopy,
 }
