@@ -10,6 +10,9 @@ use crate::report::{PHASES, Results, floor_seconds, lost_per_gb, median_of};
 use crate::rounds::{Ground, Sample};
 use crate::ways::Way;
 
+/// Size of the capture log unless it is told otherwise.
+pub const LOG_MB: f64 = 64.0;
+
 /// The bounds' table, row by row.
 struct Bounds<'o>(&'o mut String);
 
@@ -149,6 +152,8 @@ fn of_load(bounds: &mut Bounds<'_>, ground: &Ground, load: &Load, samples: &[Sam
 
 fn of_many(bounds: &mut Bounds<'_>, many: &[Many]) {
     let [few, less, most] = many else { return };
+    let what = format!("memory with {} tables", most.tables);
+    bounds.at_most(&what, "MB", Some(LOG_MB + 100.0), Some(most.peak.mb));
     let what = format!(
         "memory for each table, {} tables: 1.5 times that with {}",
         most.tables, less.tables

@@ -5,7 +5,7 @@
 use std::fmt::Write;
 use std::process::Command;
 
-use crate::bounds;
+use crate::bounds::{self, LOG_MB};
 use crate::many::{self, Many};
 use crate::measure::{median, percentile};
 use crate::plan::{Load, Plan};
@@ -27,9 +27,6 @@ pub struct Results {
 }
 
 type Figure = fn(&Sample) -> Option<f64>;
-
-/// Size of the capture log unless it is told otherwise.
-const LOG_MB: f64 = 64.0;
 
 /// Of a backup, in order, as the table has them.
 pub const PHASES: [&str; 5] = ["scan", "base copy", "payload", "cut", "finish"];
