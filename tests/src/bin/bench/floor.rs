@@ -41,15 +41,15 @@ pub fn measure(mut server: Server, rounds: u32, home: &Path) -> Floor {
     let source = server.data_dir();
     run(r#"rm -f "$1"/binlog.*"#, source, source);
     let gb = size_gb(source);
-    let copy = |script| {
+    let per_gb = |script| {
         let left = cold.iter().filter(|file| file.exists());
         left.for_each(|file| run(DROP, file, file));
         copy(script, source, home) / gb
     };
     let (mut cp, mut direct) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        cp.push(copy(CP));
-        direct.push(copy(DIRECT));
+        cp.push(per_gb(CP));
+        direct.push(per_gb(DIRECT));
     }
     Floor {
         cp_s_per_gb: median(cp),

@@ -1,4 +1,4 @@
-//! Small helpers: medians, percentiles, sizes, and compiling what is written in C.
+//! Small helpers: medians, percentiles, sizes, what is in the page cache, and compiling what is written in C.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -35,31 +35,46 @@ pub fn size_gb(dir: &Path) -> f64 {
     number(Command::new("du").args(["-s", "-B1"]).arg(dir)) / 1e9
 }
 
-/// How much of the files below `dir` is in the page cache.
-pub fn cached_mb(dir: &Path) -> f64 {
-    let script = r#"find "$1" -type f -print0 | xargs -0 -r fincore -b -n -r -o RES | awk '{ n += $1 } END { print n / 1e6 }'"#;
-    number(Command::new("sh").args(["-c", script, "sh"]).arg(dir))
+/// A file, and how much of it is in the page cache.
+struct Cached {
+    bytes: u64,
+    size: u64,
+    file: PathBuf,
 }
 
-/// The files below a directory that are not in the page cache, or less than half. The server works past it, and so must a copy that is compared to a backup.
-pub fn cold_files(dir: &Path) -> BTreeSet<PathBuf> {
-    let script =
-        r#"find "$1" -type f -size +0 -print0 | xargs -0 -r fincore -b -n -r -o RES,SIZE,FILE"#;
+/// Of every file below `dir`.
+fn cached(dir: &Path) -> Vec<Cached> {
+    let script = r#"find "$1" -type f -print0 | xargs -0 -r fincore -b -n -r -o RES,SIZE,FILE"#;
     let output = Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(dir)
         .output()
         .expect("fincore");
-    let cold = |line: &str| {
+    let of_line = |line: &str| {
         let mut fields = line.splitn(3, ' ');
-        let mut number = || fields.next()?.parse::<u64>().ok();
-        let (cached, size) = (number()?, number()?);
-        (cached * 2 < size).then(|| fields.next().map(PathBuf::from))?
+        Some(Cached {
+            bytes: fields.next()?.parse().ok()?,
+            size: fields.next()?.parse().ok()?,
+            file: fields.next()?.into(),
+        })
     };
     // A file may have gone meanwhile, which fincore takes for a failure.
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(!told.is_empty(), "fincore tells nothing of {dir:?}");
-    told.lines().filter_map(cold).collect()
+    told.lines().filter_map(of_line).collect()
+}
+
+/// How much of the files below `dir` is in the page cache.
+pub fn cached_mb(dir: &Path) -> f64 {
+    let bytes: u64 = cached(dir).iter().map(|cached| cached.bytes).sum();
+    bytes as f64 / 1e6
+}
+
+/// The files below a directory that are not in the page cache, or less than half. The server works past it, and so must a copy that is compared to a backup.
+pub fn cold_files(dir: &Path) -> BTreeSet<PathBuf> {
+    let is_cold = |cached: &Cached| cached.bytes * 2 < cached.size;
+    let cold = cached(dir).into_iter().filter(is_cold);
+    cold.map(|cached| cached.file).collect()
 }
 
 /// Compiles `SOURCE.c` of the directory for it; gives what was made.
