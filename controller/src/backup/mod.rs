@@ -98,6 +98,7 @@ fn back_up(
     cancel.check()?;
 
     ground.choose_binlogs(args.binlogs, server.client.as_mut(), reporter, cancel)?;
+    ground.warn_of_space(&args.target, reporter);
     undo.push(Change::Stage)?;
     undo.push(ground.capture_change())?;
     let mut engine = Engine::attach(args, ground.setting(throttle, reporter.clone()), cancel)?;

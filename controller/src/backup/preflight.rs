@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use hotmirror::capture_log::{Link, LinkError};
 
+use super::keep::Filter;
 use super::process::ServerProcess;
 use super::roots::{RootEntry, Roots};
 
@@ -97,15 +98,18 @@ fn check_writable(directory: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Every root can be listed, and the files directly in it can be read.
-pub fn check_source(roots: &Roots) -> Result<(), PreflightError> {
+/// Every root can be listed, and what is taken of the files directly in it can be read.
+pub fn check_source(roots: &Roots, filter: &Filter) -> Result<(), PreflightError> {
     for entry in &roots.entries {
         let failed = |path: &Path| {
             let path = path.to_path_buf();
             move |source| PreflightError::SourceUnreadable { path, source }
         };
         let files = std::fs::read_dir(&entry.source).map_err(failed(&entry.source))?;
-        for file in files.flatten().filter(|file| roots.takes(&file.path())) {
+        for file in files
+            .flatten()
+            .filter(|file| !filter.leaves_out(&file.path()))
+        {
             let is_file = file.file_type().is_ok_and(|kind| kind.is_file());
             let readable = rustix::fs::access(file.path(), rustix::fs::Access::READ_OK);
             match readable {
@@ -119,25 +123,24 @@ pub fn check_source(roots: &Roots) -> Result<(), PreflightError> {
     Ok(())
 }
 
-/// Bytes free below the target, and bytes that the roots occupy; a reflink or a hole may make the copy smaller.
-pub fn space(target: &Path, roots: &Roots) -> Option<(u64, u64)> {
+/// Bytes free below the target, and bytes that what is taken of the roots occupies; a reflink may make the copy smaller.
+pub fn space(target: &Path, roots: &Roots, filter: &Filter) -> Option<(u64, u64)> {
     let existing = target.ancestors().find(|path| path.exists())?;
     let stat = rustix::fs::statvfs(existing).ok()?;
-    let in_root = |root: &RootEntry| occupied(&root.source, &|path| roots.takes(path));
+    let in_root = |root: &RootEntry| occupied(&root.source, filter);
     let used = roots.entries.iter().map(in_root).sum();
     Some((stat.f_bavail * stat.f_frsize, used))
 }
 
-/// `counts`: of what is directly in the directory.
-fn occupied(directory: &Path, counts: &dyn Fn(&Path) -> bool) -> u64 {
+fn occupied(directory: &Path, filter: &Filter) -> u64 {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let size = |entry: std::fs::DirEntry| match entry.metadata() {
-        Ok(metadata) if metadata.is_dir() => occupied(&entry.path(), &|_| true),
+        Ok(metadata) if metadata.is_dir() => occupied(&entry.path(), filter),
         Ok(metadata) => metadata.blocks() * 512,
         Err(_) => 0,
     };
     entries
-        .filter(|entry| counts(&entry.path()))
+        .filter(|entry| !filter.leaves_out(&entry.path()))
         .map(size)
         .sum()
 }
@@ -168,6 +171,24 @@ mod tests {
         check_target(&shared.join("backup"), &roots).unwrap();
         let taken = check_target(&shared.join("bin.backup"), &roots);
         assert!(matches!(taken, Err(PreflightError::TargetInside { .. })));
+    }
+
+    #[test]
+    fn what_is_left_out_takes_no_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = std::fs::canonicalize(dir.path()).unwrap();
+        std::fs::create_dir_all(data.join("db/left")).unwrap();
+        for file in ["binlog.1", "db/t.ibd", "db/left/u.ibd"] {
+            std::fs::write(data.join(file), vec![1; 1 << 20]).unwrap();
+        }
+        let roots = roots_at(&data);
+        let mut filter = roots.filter(&Variables::from([]), &[]).unwrap();
+        let used = |filter: &Filter| space(&data.join("to/come"), &roots, filter).unwrap().1 >> 20;
+        assert_eq!(used(&filter), 3);
+        filter.leave_out(data.join("db/left"));
+        assert_eq!(used(&filter), 2);
+        filter.leave_out(data.join("binlog.1"));
+        assert_eq!(used(&filter), 1);
     }
 
     #[test]

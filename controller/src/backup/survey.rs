@@ -2,7 +2,7 @@
 //!
 //! What makes it right: it changes nothing. The order is from what is most often wrong to what costs most to find out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hotmirror::capture_log::link;
@@ -48,8 +48,8 @@ pub fn survey(
     files.extend(server.dialect.key_files(server.client.as_mut())?);
     let roots = roots::find(&server.variables, &files)?;
     preflight::check_target(&args.target, &roots)?;
-    preflight::check_source(&roots)?;
     let filter = roots.filter(&server.variables, &args.exclude)?;
+    preflight::check_source(&roots, &filter)?;
     let ground = Ground {
         process,
         library_version,
@@ -73,16 +73,20 @@ fn warn(args: &args::Backup, server: &Server, ground: &Ground, reporter: &Report
     } else if args.binlogs == Binlogs::None {
         reporter.warn("Without binlogs, the copy starts with a fresh binlog");
     }
-    if let Some((free, used)) = preflight::space(&args.target, &ground.roots)
-        && free < used
-    {
-        reporter.warn(&format!(
-            "{free} bytes are free at the target, the server's files take {used}"
-        ));
-    }
 }
 
 impl Ground {
+    /// Behind the choice of the binlogs, which may be most of what there is.
+    pub fn warn_of_space(&self, target: &Path, reporter: &Reporter) {
+        if let Some((free, used)) = preflight::space(target, &self.roots, &self.filter)
+            && free < used
+        {
+            reporter.warn(&format!(
+                "{free} bytes are free at the target, the files to copy take {used}"
+            ));
+        }
+    }
+
     /// Settles which binlogs are taken; begins a new one first where that is asked for.
     pub fn choose_binlogs(
         &mut self,

@@ -167,9 +167,11 @@ fn about_process(
     let runtime_dir = link::runtime_dir();
     let mut findings = process::library(&runtime_dir, process);
     findings.push(space::shared_memory(&runtime_dir));
-    match roots::find(variables, tablespaces) {
-        Ok(roots) => {
-            findings.push(match preflight::check_source(&roots) {
+    let ground = roots::find(variables, tablespaces)
+        .and_then(|roots| Ok((roots.filter(variables, &[])?, roots)));
+    match ground {
+        Ok((filter, roots)) => {
+            findings.push(match preflight::check_source(&roots, &filter) {
                 Ok(()) => Finding::good(format!("{} directories can be read", roots.entries.len())),
                 Err(error) => Finding::bad(
                     error.to_string(),
@@ -182,6 +184,7 @@ fn about_process(
                 findings.extend(space::target(
                     &crate::args::absolute(target.clone()),
                     &roots,
+                    &filter,
                 ));
             }
         }

@@ -7,6 +7,7 @@ use std::path::Path;
 use indicatif::HumanBytes;
 
 use super::Finding;
+use crate::backup::keep::Filter;
 use crate::backup::preflight;
 use crate::backup::roots::Roots;
 
@@ -41,7 +42,7 @@ pub fn shared_memory(runtime_dir: &Path) -> Finding {
     }
 }
 
-pub fn target(target: &Path, roots: &Roots) -> Vec<Finding> {
+pub fn target(target: &Path, roots: &Roots, filter: &Filter) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(error) = preflight::check_target(target, roots) {
         findings.push(Finding::bad(
@@ -49,11 +50,11 @@ pub fn target(target: &Path, roots: &Roots) -> Vec<Finding> {
             "Choose another --target-dir",
         ));
     }
-    let Some((free, used)) = preflight::space(target, roots) else {
+    let Some((free, used)) = preflight::space(target, roots, filter) else {
         return findings;
     };
     let text = format!(
-        "{} are free for {}, the server's files take {}",
+        "{} are free for {}, the files to copy take {}",
         HumanBytes(free),
         target.display(),
         HumanBytes(used)
