@@ -55,6 +55,11 @@ pub fn prepare(tables: u32, rows: u32, server: &Server) {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
+    // As long as the tables, and no way of backing up takes them.
+    server.execute(&[
+        "FLUSH BINARY LOGS",
+        "PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 DAY",
+    ]);
 }
 
 impl Sysbench {
