@@ -63,6 +63,32 @@ impl Pool {
 /// Servers write pages of at most the first length one by one, and hardly ever more of a log at a time than the second.
 static POOLS: [Pool; 2] = [Pool::new(64 << 10, BUFFER_COUNT_MAX), Pool::new(4 << 20, 4)];
 
+/// Gives the elements of a caller's array. None if one of them can't be read, or `visit` gives it.
+fn each_part(
+    array: *const iovec,
+    count: usize,
+    mut visit: impl FnMut(&iovec) -> Option<()>,
+) -> Option<()> {
+    const SHARE: usize = 32;
+    if count > ARRAY_LEN_MAX {
+        return None;
+    }
+    let mut parts = [const { MaybeUninit::<iovec>::uninit() }; SHARE];
+    for first in (0..count).step_by(SHARE) {
+        let room = parts.get_mut(..SHARE.min(count - first))?;
+        let from = array.wrapping_add(first).cast();
+        // SAFETY: `room` is as long as that.
+        if !unsafe { copy(from, room.as_mut_ptr().cast(), size_of_val(room)) } {
+            return None;
+        }
+        for part in room {
+            // SAFETY: it has just been filled, and an iovec is valid whatever its bytes.
+            visit(unsafe { part.assume_init_ref() })?;
+        }
+    }
+    Some(())
+}
+
 /// Page-aligned, so that it serves direct I/O.
 pub struct Bounce {
     address: *mut u8,
@@ -76,41 +102,32 @@ impl Bounce {
     pub fn copy_of(buffers: Buffers) -> Option<Bounce> {
         match buffers {
             Buffers::One(address, len) => {
-                let one = iovec {
-                    iov_base: address.cast_mut().cast(),
-                    iov_len: len,
-                };
-                Bounce::gather(std::slice::from_ref(&one))
+                let bounce = Bounce::of_len(len)?;
+                // SAFETY: it has room for so many.
+                unsafe { copy(address, bounce.address, len) }.then_some(bounce)
             }
-            Buffers::Many(array, count) => {
-                let mut parts = [const { MaybeUninit::<iovec>::uninit() }; ARRAY_LEN_MAX];
-                let room = parts.get_mut(..count)?;
-                let len = size_of_val(room);
-                // SAFETY: `room` is `len` bytes long.
-                if !unsafe { copy(array.cast(), room.as_mut_ptr().cast(), len) } {
-                    return None;
-                }
-                // SAFETY: `count` elements have just been filled, and an iovec is valid whatever its bytes.
-                Bounce::gather(unsafe { std::slice::from_raw_parts(parts.as_ptr().cast(), count) })
-            }
+            Buffers::Many(array, count) => Bounce::gather(array, count),
             Buffers::Kernel => None,
         }
     }
 
-    fn gather(from: &[iovec]) -> Option<Bounce> {
-        let len = from
-            .iter()
-            .try_fold(0usize, |sum, part| sum.checked_add(part.iov_len))?;
+    /// Reads the array twice, since there may be no room to keep it: should it change meanwhile, there is no copy.
+    fn gather(array: *const iovec, count: usize) -> Option<Bounce> {
+        let mut len = 0usize;
+        each_part(array, count, |part| {
+            len = len.checked_add(part.iov_len)?;
+            Some(())
+        })?;
         let bounce = Bounce::of_len(len)?;
-        let mut to = bounce.address;
-        for part in from {
-            // SAFETY: `bounce` has room for all of the parts.
-            if !unsafe { copy(part.iov_base.cast(), to, part.iov_len) } {
-                return None;
-            }
-            to = to.wrapping_add(part.iov_len);
-        }
-        Some(bounce)
+        let mut done = 0usize;
+        each_part(array, count, |part| {
+            let end = done.checked_add(part.iov_len).filter(|end| *end <= len)?;
+            let to = bounce.address.wrapping_add(done);
+            done = end;
+            // SAFETY: `bounce` has room for `len` bytes.
+            unsafe { copy(part.iov_base.cast(), to, part.iov_len) }.then_some(())
+        })?;
+        (done == len).then_some(bounce)
     }
 
     fn of_len(len: usize) -> Option<Bounce> {

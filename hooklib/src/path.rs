@@ -1,10 +1,9 @@
 //! Paths as records give them: absolute, every directory resolved, naming the directory entry itself.
 //!
 //! They are learned from /proc/self/fd, so that the working directory, dirfds and symbolic links on the way don't matter. Buffers have a fixed
-//! size and live on the stack. A path that can't be learned is None, and the caller then says so in the log.
+//! size and live on the stack, which a server may have nearly used up: so they are filled where they are, and never moved. A path that can't be learned is None, and the caller then says so in the log.
 
 use std::ffi::{CStr, c_char, c_int, c_long};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
@@ -13,26 +12,39 @@ use crate::real::{errno, set_errno, syscall};
 
 pub const PATH_MAX: usize = 4096;
 
+/// `/proc/self/fd/` and a number.
+const FD_LINK_LEN: usize = 32;
+
 /// A path under construction, NUL-terminated at all times.
-pub struct PathBuffer {
-    bytes: [u8; PATH_MAX],
+pub struct PathBuffer<const LEN: usize = PATH_MAX> {
+    bytes: [u8; LEN],
     len: usize,
 }
 
 impl PathBuffer {
     pub const fn new() -> PathBuffer {
+        PathBuffer::of_len()
+    }
+}
+
+impl<const LEN: usize> PathBuffer<LEN> {
+    const fn of_len() -> PathBuffer<LEN> {
         PathBuffer {
-            bytes: [0; PATH_MAX],
+            bytes: [0; LEN],
             len: 0,
+        }
+    }
+
+    fn clear(&mut self) {
+        self.len = 0;
+        if let Some(first) = self.bytes.first_mut() {
+            *first = 0;
         }
     }
 
     /// None if there is no room.
     pub fn push(&mut self, part: &[u8]) -> Option<()> {
-        let end = self
-            .len
-            .checked_add(part.len())
-            .filter(|end| *end < PATH_MAX)?;
+        let end = self.len.checked_add(part.len()).filter(|end| *end < LEN)?;
         self.bytes.get_mut(self.len..end)?.copy_from_slice(part);
         *self.bytes.get_mut(end)? = 0;
         self.len = end;
@@ -106,46 +118,39 @@ pub fn look(dirfd: c_int, path: &CStr, follow: bool) -> Option<Stat> {
     rustix::fs::statat(directory(dirfd), path, flags).ok()
 }
 
-/// The path behind an open descriptor.
-pub fn of_fd(fd: c_int) -> Option<PathBuffer> {
-    let mut link = PathBuffer::new();
+/// The path behind an open descriptor, in `path`.
+pub fn of_fd(fd: c_int, path: &mut PathBuffer) -> Option<&[u8]> {
+    path.clear();
+    let mut link = PathBuffer::<FD_LINK_LEN>::of_len();
     link.push(b"/proc/self/fd/")?;
     link.push_number(u32::try_from(fd).ok()?)?;
-    let mut target = PathBuffer::new();
-    read_link(CWD, link.as_c_str(), &mut target)?;
-    target.as_bytes().starts_with(b"/").then_some(target)
+    read_link(CWD, link.as_c_str(), path)?;
+    Some(path.as_bytes()).filter(|path| path.starts_with(b"/"))
 }
 
 /// Appends what the symbolic link `path` holds.
 pub fn read_link(directory: BorrowedFd<'_>, path: &CStr, target: &mut PathBuffer) -> Option<()> {
-    let mut buffer = [MaybeUninit::uninit(); PATH_MAX];
-    let (held, rest) = rustix::fs::readlinkat_raw(directory, path, &mut buffer[..]).ok()?;
+    let room = target.bytes.get_mut(target.len..)?;
+    let len = rustix::fs::readlinkat_raw(directory, path, &mut *room).ok()?;
     // A full buffer may hold a cut path.
-    if rest.is_empty() {
-        return None;
-    }
-    target.push(held)
+    *room.get_mut(len)? = 0;
+    target.len = target.len.checked_add(len)?;
+    Some(())
 }
 
-/// The path of the directory entry that `path` names, whether or not it exists.
-pub fn of_entry(dirfd: c_int, path: &CStr) -> Option<PathBuffer> {
+/// The path of the directory entry that `path` names, whether or not it exists, in `entry`.
+pub fn of_entry<'e>(dirfd: c_int, path: &CStr, entry: &'e mut PathBuffer) -> Option<&'e [u8]> {
     let (parent, name) = split(path.to_bytes())?;
-    let mut parent_path = PathBuffer::new();
-    parent_path.push(parent)?;
+    entry.clear();
+    entry.push(parent)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = rustix::fs::openat(
-        directory(dirfd),
-        parent_path.as_c_str(),
-        flags,
-        Mode::empty(),
-    )
-    .ok()?;
-    let mut entry = of_fd(parent.as_raw_fd())?;
+    let parent = rustix::fs::openat(directory(dirfd), entry.as_c_str(), flags, Mode::empty());
+    of_fd(parent.ok()?.as_raw_fd(), entry)?;
     if entry.as_bytes() != b"/" {
         entry.push(b"/")?;
     }
     entry.push(name)?;
-    Some(entry)
+    Some(entry.as_bytes())
 }
 
 /// Parent directory and last component. None if the last component names no entry of its parent.

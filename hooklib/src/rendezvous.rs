@@ -46,18 +46,17 @@ pub fn remember_dir() {
 }
 
 /// The path of `name` in the runtime directory.
-pub fn path_of(name: &[u8]) -> Option<PathBuffer> {
+pub fn push_path_of(name: &[u8], path: &mut PathBuffer) -> Option<()> {
     // SAFETY: not written any more.
     let dir = unsafe { &*RUNTIME_DIR.0.get() };
-    let mut path = PathBuffer::new();
     path.push(dir.as_bytes())?;
     path.push(b"/")?;
-    path.push(name)?;
-    Some(path)
+    path.push(name)
 }
 
 fn own_path(pid: u32) -> Option<PathBuffer> {
-    let mut path = path_of(b"hotmirror.")?;
+    let mut path = PathBuffer::new();
+    push_path_of(b"hotmirror.", &mut path)?;
     path.push_number(pid)?;
     Some(path)
 }

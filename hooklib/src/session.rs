@@ -9,7 +9,7 @@
 //!
 //! A segment that can't be mapped is refused: the library says so in the rendezvous and switches capture off, and the controller sees both.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use engine::capture_log::current::{Current, Published};
 use engine::capture_log::layout::{
@@ -25,6 +25,7 @@ use rustix::io::Errno;
 
 use crate::cancellation::Deferred;
 use crate::inflight::Call;
+use crate::path::PathBuffer;
 use crate::rendezvous;
 
 /// What one call brings in: as much as the kernel maps at one fault unless it is told otherwise (fault_around_bytes).
@@ -107,7 +108,9 @@ impl Mapped {
         }
     }
 
-    fn of_segment(rendezvous: &Rendezvous, session: u64) -> Result<Mapped, Errno> {
+    fn of_segment(rendezvous: &Rendezvous, session: u64) -> Result<*mut Mapped, Errno> {
+        // The control word named the session, and was loaded relaxed: what was written before it is visible from here on.
+        fence(Ordering::Acquire);
         let mut name = [0u8; NAME_LEN];
         for (bytes, word) in name.chunks_exact_mut(8).zip(&rendezvous.session_name) {
             bytes.copy_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
@@ -117,14 +120,16 @@ impl Mapped {
         if !name.starts_with(b"hotmirror.") || name.contains(&b'/') {
             return Err(Errno::INVAL);
         }
-        let path = rendezvous::path_of(name).ok_or(Errno::NAMETOOLONG)?;
+        let mut path = PathBuffer::new();
+        rendezvous::push_path_of(name, &mut path).ok_or(Errno::NAMETOOLONG)?;
         let owner = rustix::process::geteuid().as_raw();
         let len_min = (RING_OFFSET + PAGE_SIZE) as u64;
         let (file, stat) = shm::open_trusted(path.as_c_str(), owner, len_min)?;
         Mapped::of_file(&file, &stat, session)
     }
 
-    fn of_file(file: impl AsFd, stat: &Stat, session: u64) -> Result<Mapped, Errno> {
+    /// In a page of its own from the start: a server's stack may be nearly used up.
+    fn of_file(file: impl AsFd, stat: &Stat, session: u64) -> Result<*mut Mapped, Errno> {
         let len = usize::try_from(stat.st_size).map_err(|_| Errno::INVAL)?;
         let base = shm::map(file, len)?;
         // SAFETY: the mapping is at least two pages long.
@@ -134,18 +139,21 @@ impl Mapped {
             unsafe { shm::unmap(base, len) };
         })?;
         let device_count = header.device_count.load(Ordering::Relaxed) as usize;
-        let mut mapped = Mapped {
-            session,
-            base,
-            capacity,
-            device_count: device_count.min(DEVICE_COUNT_MAX),
-            devices: [0; DEVICE_COUNT_MAX],
-            brought_in: AtomicUsize::new(0),
-        };
+        let page = shm::map_private(PAGE_SIZE).inspect_err(|_| {
+            // SAFETY: as above.
+            unsafe { shm::unmap(base, len) };
+        })?;
+        let page = page.cast::<Mapped>();
+        // SAFETY: a page is long enough for it, aligned, and all zero, which all of the fields may be; nobody else knows of it.
+        let mapped = unsafe { &mut *page };
+        mapped.session = session;
+        mapped.base = base;
+        mapped.capacity = capacity;
+        mapped.device_count = device_count.min(DEVICE_COUNT_MAX);
         for (to, from) in mapped.devices.iter_mut().zip(&header.devices) {
             *to = from.load(Ordering::Relaxed);
         }
-        Ok(mapped)
+        Ok(page)
     }
 
     /// # Safety
@@ -209,15 +217,8 @@ pub fn adopt(session: u64, segment: &std::fs::File) -> Result<(), Errno> {
     publish(mapped, CURRENT.get()).map(drop)
 }
 
-/// Makes `mapped` the current session in place of `before`, unless another thread has done that meanwhile. Gives the one that is current then.
-fn publish(mapped: Mapped, before: *mut Mapped) -> Result<&'static Mapped, Errno> {
-    let page = shm::map_private(PAGE_SIZE).inspect_err(|_| {
-        // SAFETY: nobody else knows of it.
-        unsafe { mapped.unmap() };
-    })?;
-    let page = page.cast::<Mapped>();
-    // SAFETY: a page is long enough for it, and aligned.
-    unsafe { page.write(mapped) };
+/// Makes what `Mapped::of_file` gave the current session in place of `before`, unless another thread has done that meanwhile. Gives the one that is current then.
+fn publish(page: *mut Mapped, before: *mut Mapped) -> Result<&'static Mapped, Errno> {
     let current = match CURRENT.publish(before, page) {
         Published::Ours { before, earlier } => {
             // SAFETY: null, or a description that this call may still look at.

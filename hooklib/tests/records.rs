@@ -443,6 +443,60 @@ fn a_grace_period_waits_for_asynchronous_writes_of_the_session() {
 }
 
 #[test]
+fn an_asynchronous_write_is_noted_as_it_was_submitted() {
+    for mode in [Mode::Extents, Mode::Payload] {
+        let scratch = Scratch::new();
+        let names = prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, mode);
+        let bytes = match mode {
+            Mode::Payload => " of 7",
+            _ => "",
+        };
+        let written = format!("write a 100+50{bytes}");
+        for (submit, expected) in [
+            ("aio_submit_reused a 100 50 7", written.as_str()),
+            ("aio_submitv_reused a 100 50 7", written.as_str()),
+            ("aio_submit_rwf_append a 0 50 7", "opaque a"),
+        ] {
+            assert_eq!(victim.act(submit), 1, "{submit}");
+            assert_eq!(victim.act("aio_fetch"), 50, "{submit}");
+            let taken = session.drain();
+            assert_eq!(
+                line(&taken[0], &names, &scratch.data()),
+                expected,
+                "{submit}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_large_file_that_loses_its_last_name_is_freed_and_leaves_no_descriptor() {
+    let scratch = Scratch::new();
+    let names = prepare(&scratch);
+    let mut victim = Victim::start(&scratch);
+    let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
+    let open = |pid: u32| {
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
+    };
+    let before = open(victim.pid());
+    let file = std::fs::File::options()
+        .write(true)
+        .open(scratch.data().join("a"));
+    let (file, bytes) = (file.unwrap(), vec![1; 80 << 20]);
+    std::io::Write::write_all(&mut &file, &bytes).unwrap();
+    assert_eq!(victim.act("unlink a"), 0);
+    assert_eq!(
+        line(&session.drain()[0], &names, &scratch.data()),
+        "unlink a a"
+    );
+    assert_eq!(open(victim.pid()), before);
+}
+
+#[test]
 fn a_destroyed_context_makes_the_files_of_its_writes_suspect_and_clears_the_table() {
     for destroy in ["aio_destroy", "aio_release", "sys_aio_destroy"] {
         for mode in [Mode::Extents, Mode::Payload] {

@@ -8,7 +8,7 @@
 use std::sync::Arc as StdArc;
 
 use loom::cell::UnsafeCell;
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 use loom::thread;
 
 use super::control::LostReason;
@@ -373,6 +373,12 @@ impl Calls {
     /// The controller's side: change the mode, wait, use the data alone.
     fn switch(&self, aio: bool) {
         self.mode.store(2, Ordering::SeqCst);
+        self.grace(aio);
+        // SAFETY: as above.
+        self.data.with_mut(|data| unsafe { *data = 1 });
+    }
+
+    fn grace(&self, aio: bool) {
         super::sync::fence(Ordering::SeqCst);
         let tables = FlightTables {
             slots: &self.slots,
@@ -384,8 +390,6 @@ impl Calls {
             true
         };
         tables.wait_with(aio, pause).unwrap();
-        // SAFETY: as above.
-        self.data.with_mut(|data| unsafe { *data = 1 });
     }
 }
 
@@ -404,6 +408,52 @@ fn grace_model(aio: bool, threads: &'static [fn(&Calls)]) {
         running
             .into_iter()
             .for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// Two writes to the same bytes while the mode becomes Payload. Only those that know it take a lock and record the bytes.
+#[test]
+fn loom_the_copy_is_the_file_though_the_mode_changed_between_two_writes_of_the_same_bytes() {
+    struct Written {
+        file: AtomicU32,
+        lock: Mutex<()>,
+        log: Mutex<Vec<Option<u32>>>,
+    }
+    fn write(calls: &Calls, written: &Written, slot: usize) {
+        let entered = calls.slots[slot].enter(true);
+        let payload = calls.mode.load(Ordering::Relaxed) == 2;
+        let held = payload.then(|| written.lock.lock().unwrap());
+        let value = slot as u32 + 1;
+        written.file.store(value, Ordering::SeqCst);
+        let record = payload.then_some(value);
+        written.log.lock().unwrap().push(record);
+        drop(held);
+        calls.slots[slot].leave(entered);
+    }
+    model(3, || {
+        let calls = Calls::new();
+        calls.slots[1].owner_tid.store(2, Ordering::Relaxed);
+        let written = Arc::new(Written {
+            file: AtomicU32::new(0),
+            lock: Mutex::new(()),
+            log: Mutex::new(Vec::new()),
+        });
+        let writers = [0, 1].map(|slot| {
+            let (calls, written) = (calls.clone(), written.clone());
+            thread::spawn(move || write(&calls, &written, slot))
+        });
+        calls.mode.store(2, Ordering::SeqCst);
+        calls.grace(false);
+        calls.grace(false);
+        let position = written.log.lock().unwrap().len();
+        let mut copy = written.file.load(Ordering::SeqCst);
+        writers
+            .into_iter()
+            .for_each(|writer| writer.join().unwrap());
+        for record in &written.log.lock().unwrap()[position..] {
+            copy = record.expect("Calls behind the grace periods know the mode");
+        }
+        assert_eq!(copy, written.file.load(Ordering::SeqCst));
     });
 }
 

@@ -15,10 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use engine::capture_log::layout::{AIO_SLOT_COUNT, AIO_SLOTS_OFFSET, AioSlot, Rendezvous};
 use engine::capture_log::{FileId, LostReason};
-use libc::{c_int, c_long, timespec};
+use libc::{c_int, c_long, c_void, iovec, timespec};
 use rustix::fs::OFlags;
 
-use super::write::many;
 use crate::caller_memory::peek;
 use crate::capture::{Buffers, Capture, open_flags, recorded};
 use crate::inflight::Call;
@@ -46,34 +45,123 @@ const PROBES: usize = 64;
 /// Claims not yet released: without any, a completion need not look for one.
 static CLAIMED: AtomicUsize = AtomicUsize::new(0);
 
-/// The file of each claim in the table, learned when the write is submitted: by its completion the descriptor may be closed, and stand for another one.
-static FILES: [ClaimedFile; AIO_SLOT_COUNT] = [const {
-    ClaimedFile {
-        context: AtomicU64::new(0),
-        device: AtomicU64::new(0),
-        inode: AtomicU64::new(0),
-    }
-}; AIO_SLOT_COUNT];
+/// What each claim in the table is for, learned when the write is submitted: by its completion the descriptor may be closed, and stand for another file, and the kernel
+/// has copied what describes the write, so that the program may have put something else there.
+static CLAIMS: [Claim; AIO_SLOT_COUNT] = [const { Claim::new() }; AIO_SLOT_COUNT];
 
-struct ClaimedFile {
+/// More buffers of one write than these are not kept.
+const PARTS_MAX: usize = 8;
+const AT_THE_END: u64 = u64::MAX;
+
+struct Claim {
     context: AtomicU64,
     device: AtomicU64,
     inode: AtomicU64,
+    offset: AtomicU64,
+    part_count: AtomicU64,
+    /// Address and length of each.
+    parts: [[AtomicU64; 2]; PARTS_MAX],
 }
 
-impl ClaimedFile {
-    // Relaxed is enough: between the two lie the submission and the completion, with the kernel's own locks.
-    fn set(&self, context: u64, file: FileId) {
-        self.context.store(context, Ordering::Relaxed);
-        self.device.store(file.device, Ordering::Relaxed);
-        self.inode.store(file.inode, Ordering::Relaxed);
+/// A write as the kernel takes it.
+#[derive(Clone, Copy)]
+struct Submitted {
+    file: FileId,
+    /// None if it goes to the end of the file.
+    offset: Option<u64>,
+    parts: [iovec; PARTS_MAX],
+    /// 0 if they are not known.
+    part_count: usize,
+}
+
+const NO_PART: iovec = iovec {
+    iov_base: std::ptr::null_mut(),
+    iov_len: 0,
+};
+
+impl Submitted {
+    fn of(iocb: &iocb, file: FileId) -> Submitted {
+        // SAFETY: a write's arguments are in this member of the union; for a vector the member of the other name has the same layout.
+        let arguments = unsafe { &iocb.u.c };
+        let appends = iocb.aio_rw_flags as c_int & libc::RWF_APPEND != 0
+            || open_flags(iocb.aio_fildes as c_int).contains(OFlags::APPEND);
+        let mut write = Submitted {
+            file,
+            offset: u64::try_from(arguments.offset).ok().filter(|_| !appends),
+            parts: [NO_PART; PARTS_MAX],
+            part_count: 0,
+        };
+        let len = arguments.nbytes as usize;
+        if iocb.aio_lio_opcode as u32 == io_iocb_cmd_IO_CMD_PWRITE {
+            write.parts[0] = iovec {
+                iov_base: arguments.buf,
+                iov_len: len,
+            };
+            write.part_count = 1;
+        } else if len <= PARTS_MAX {
+            let array = arguments.buf.cast::<iovec>();
+            for (index, part) in write.parts.iter_mut().take(len).enumerate() {
+                // SAFETY: an iovec is valid whatever its bytes.
+                let Some(given) = (unsafe { peek(array.wrapping_add(index)) }) else {
+                    return write;
+                };
+                *part = given;
+            }
+            write.part_count = len;
+        }
+        write
+    }
+}
+
+impl Claim {
+    const fn new() -> Claim {
+        Claim {
+            context: AtomicU64::new(0),
+            device: AtomicU64::new(0),
+            inode: AtomicU64::new(0),
+            offset: AtomicU64::new(0),
+            part_count: AtomicU64::new(0),
+            parts: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; PARTS_MAX],
+        }
     }
 
-    fn get(&self) -> FileId {
+    // Relaxed is enough: between the two lie the submission and the completion, with the kernel's own locks.
+    fn set(&self, context: u64, write: &Submitted) {
+        self.context.store(context, Ordering::Relaxed);
+        self.device.store(write.file.device, Ordering::Relaxed);
+        self.inode.store(write.file.inode, Ordering::Relaxed);
+        self.offset
+            .store(write.offset.unwrap_or(AT_THE_END), Ordering::Relaxed);
+        self.part_count
+            .store(write.part_count as u64, Ordering::Relaxed);
+        let parts = self.parts.iter().zip(&write.parts);
+        for ([address, len], part) in parts.take(write.part_count) {
+            address.store(part.iov_base as u64, Ordering::Relaxed);
+            len.store(part.iov_len as u64, Ordering::Relaxed);
+        }
+    }
+
+    fn file(&self) -> FileId {
         FileId {
             device: self.device.load(Ordering::Relaxed),
             inode: self.inode.load(Ordering::Relaxed),
         }
+    }
+
+    fn get(&self) -> Submitted {
+        let offset = self.offset.load(Ordering::Relaxed);
+        let mut write = Submitted {
+            file: self.file(),
+            offset: Some(offset).filter(|offset| *offset != AT_THE_END),
+            parts: [NO_PART; PARTS_MAX],
+            part_count: self.part_count.load(Ordering::Relaxed) as usize,
+        };
+        let parts = write.parts.iter_mut().zip(&self.parts);
+        for (part, [address, len]) in parts.take(write.part_count) {
+            part.iov_base = address.load(Ordering::Relaxed) as *mut c_void;
+            part.iov_len = len.load(Ordering::Relaxed) as usize;
+        }
+        write
     }
 }
 
@@ -88,27 +176,27 @@ fn table(rendezvous: &'static Rendezvous) -> &'static [AioSlot] {
 fn candidates(
     rendezvous: &'static Rendezvous,
     iocb: u64,
-) -> impl Iterator<Item = (&'static AioSlot, &'static ClaimedFile)> {
+) -> impl Iterator<Item = (&'static AioSlot, &'static Claim)> {
     let start = AioSlot::start(iocb, AIO_SLOT_COUNT);
-    let slots = table(rendezvous).iter().zip(&FILES);
+    let slots = table(rendezvous).iter().zip(&CLAIMS);
     slots.cycle().skip(start).take(PROBES)
 }
 
-/// Claims a slot for a write to `file`. False if there is none.
-fn claim(rendezvous: &'static Rendezvous, context: u64, iocb: u64, file: FileId) -> bool {
+/// Claims a slot for a write. False if there is none.
+fn claim(rendezvous: &'static Rendezvous, context: u64, iocb: u64, write: &Submitted) -> bool {
     let claimed = candidates(rendezvous, iocb).find(|(slot, _)| slot.claim(iocb));
     if let Some((_, of_claim)) = claimed {
-        of_claim.set(context, file);
+        of_claim.set(context, write);
         CLAIMED.fetch_add(1, Ordering::Relaxed);
     }
     claimed.is_some()
 }
 
-/// The file that a claimed write was submitted for; a default one is none that the session watches.
-fn file_of_claim(rendezvous: &'static Rendezvous, iocb: u64) -> Option<FileId> {
+/// A claimed write as it was submitted; a default file is none that the session watches.
+fn claimed(rendezvous: &'static Rendezvous, iocb: u64) -> Option<Submitted> {
     let mut candidates = candidates(rendezvous, iocb);
-    let (_, file) = candidates.find(|(slot, _)| slot.is_held_by(iocb))?;
-    Some(file.get())
+    let (_, claim) = candidates.find(|(slot, _)| slot.is_held_by(iocb))?;
+    Some(claim.get())
 }
 
 fn release(rendezvous: &'static Rendezvous, iocb: u64) {
@@ -179,7 +267,7 @@ fn each_write(
     iocbs: *const *const iocb,
     from: usize,
     to: usize,
-    mut visit: impl FnMut(u64, c_int),
+    mut visit: impl FnMut(u64, &iocb),
 ) {
     for index in from..to {
         // SAFETY: a pointer is valid whatever its bytes.
@@ -191,7 +279,7 @@ fn each_write(
             return;
         };
         if is_write(&iocb) {
-            visit(address as u64, iocb.aio_fildes as c_int);
+            visit(address as u64, &iocb);
         }
     }
 }
@@ -213,9 +301,10 @@ pub fn submitted(
     recorded(&call, -1, real, |capture, real| {
         let rendezvous = call.rendezvous();
         let count = usize::try_from(count).unwrap_or(0);
-        each_write(iocbs, 0, count, |iocb, fd| {
-            let file = capture.file(fd).unwrap_or_default();
-            if !claim(rendezvous, context as u64, iocb, file) {
+        each_write(iocbs, 0, count, |address, iocb| {
+            let file = capture.file(iocb.aio_fildes as c_int).unwrap_or_default();
+            let write = Submitted::of(iocb, file);
+            if !claim(rendezvous, context as u64, address, &write) {
                 capture.lose_to(LostReason::AioTableFull, AIO_SLOT_COUNT as u64);
             }
         });
@@ -223,8 +312,8 @@ pub fn submitted(
             .run()
             .and_then(|taken| usize::try_from(taken).ok())
             .unwrap_or(0);
-        each_write(iocbs, taken.min(count), count, |iocb, _| {
-            release(rendezvous, iocb)
+        each_write(iocbs, taken.min(count), count, |address, _| {
+            release(rendezvous, address)
         });
     })
 }
@@ -256,9 +345,9 @@ pub fn destroyed(context: c_long, real: impl FnOnce() -> c_long) -> c_long {
 fn claims(
     rendezvous: &'static Rendezvous,
     context: u64,
-) -> impl Iterator<Item = (u64, &'static ClaimedFile)> {
+) -> impl Iterator<Item = (u64, &'static Claim)> {
     let any = CLAIMED.load(Ordering::Relaxed) != 0;
-    let slots = table(rendezvous).iter().zip(&FILES).filter(move |_| any);
+    let slots = table(rendezvous).iter().zip(&CLAIMS).filter(move |_| any);
     let holders = slots.filter_map(|(slot, claimed)| Some((slot.holder()?, claimed)));
     holders.filter(move |(_, claimed)| claimed.context.load(Ordering::Relaxed) == context)
 }
@@ -277,7 +366,7 @@ fn note_destroyed(context: u64, untracked: bool) {
                     capture.lose_to(LostReason::AioContextDestroyed, 0);
                 }
                 // Whether they were done, and how much of them, nobody knows.
-                for file in ending().map(|(_, claimed)| claimed.get()) {
+                for file in ending().map(|(_, claim)| claim.file()) {
                     if capture.watches(file) {
                         capture.opaque(file);
                     }
@@ -315,10 +404,12 @@ fn note_events(events: &[io_event]) {
             || (),
             |capture, _| {
                 for event in events {
-                    // SAFETY: an iocb lives until its completion has reached the caller.
-                    if let Some(iocb) = unsafe { event.obj.as_ref() } {
-                        let claimed = file_of_claim(call.rendezvous(), event.obj as u64);
-                        note_event(capture, iocb, claimed, event.res as i64);
+                    let write = claimed(call.rendezvous(), event.obj as u64);
+                    if let (Some(write), Ok(len @ 1..)) = (
+                        write.or_else(|| unclaimed(capture, event.obj)),
+                        u64::try_from(event.res as i64),
+                    ) {
+                        note_written(capture, &write, len);
                     }
                 }
             },
@@ -329,29 +420,25 @@ fn note_events(events: &[io_event]) {
     }
 }
 
-/// `claimed`: the file, if the submission was seen.
-fn note_event(capture: &Capture<'_>, iocb: &iocb, claimed: Option<FileId>, result: i64) {
-    let (true, Ok(len @ 1..)) = (is_write(iocb), u64::try_from(result)) else {
+/// A write that was submitted in Idle, as far as what describes it is still there.
+fn unclaimed(capture: &Capture<'_>, iocb: *const iocb) -> Option<Submitted> {
+    // SAFETY: an iocb is numbers and pointers.
+    let iocb = unsafe { peek(iocb) }.filter(is_write)?;
+    let file = capture.file(iocb.aio_fildes as c_int)?;
+    Some(Submitted::of(&iocb, file))
+}
+
+fn note_written(capture: &Capture<'_>, write: &Submitted, len: u64) {
+    if !capture.watches(write.file) {
         return;
-    };
-    let fd = iocb.aio_fildes;
-    let file = match claimed {
-        Some(file) => Some(file).filter(|file| capture.watches(*file)),
-        None => capture.file(fd),
-    };
-    let Some(file) = file else { return };
-    // SAFETY: a write's arguments are in this member of the union; for a vector the member of the other name has the same layout.
-    let arguments = unsafe { &iocb.u.c };
-    let buffers = if iocb.aio_lio_opcode as u32 == io_iocb_cmd_IO_CMD_PWRITE {
-        Buffers::One(arguments.buf.cast(), arguments.nbytes as usize)
-    } else {
-        many(arguments.buf.cast(), arguments.nbytes as c_int)
-    };
-    match u64::try_from(arguments.offset) {
-        Ok(offset) if !open_flags(fd).contains(OFlags::APPEND) => {
-            capture.written(file, offset, len, buffers)
+    }
+    let is_known = write.part_count > 0 || !capture.payload();
+    match write.offset.filter(|_| is_known) {
+        Some(offset) => {
+            let buffers = Buffers::Many(write.parts.as_ptr(), write.part_count);
+            capture.written(write.file, offset, len, buffers);
         }
-        _ => capture.opaque(file),
+        None => capture.opaque(write.file),
     }
 }
 

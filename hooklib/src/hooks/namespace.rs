@@ -4,10 +4,11 @@
 //! descriptor left, a path too long), the record is Rescan: the names changed, look for yourself.
 
 use std::ffi::CStr;
+use std::os::fd::OwnedFd;
 
 use engine::capture_log::{FileId, Mode, Record};
 use libc::{c_char, c_int, c_uint, mode_t};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Mode as Permissions, OFlags, Stat};
 
 use super::open;
 use crate::capture::{Capture, recorded, unregistered};
@@ -45,23 +46,45 @@ impl Entry {
     }
 
     /// What the entry holds, if it is a symbolic link.
-    fn symlink_target(&self) -> Option<PathBuffer> {
-        let mut target = PathBuffer::new();
-        path::read_link(path::directory(self.dirfd), self.given()?, &mut target)?;
-        Some(target)
+    fn symlink_target<'t>(&self, target: &'t mut PathBuffer) -> Option<&'t [u8]> {
+        path::read_link(path::directory(self.dirfd), self.given()?, target)?;
+        Some(target.as_bytes())
     }
 
-    fn learn(&self) -> Option<PathBuffer> {
-        path::of_entry(self.dirfd, self.given()?)
+    /// Keeps what the entry holds if it is a file that takes long to free, on a file system where that has no other effect than that it is freed later.
+    fn keep(&self, stat: Option<&Stat>) -> Kept {
+        let stat = stat?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        if !is_file || stat.st_nlink != 1 || stat.st_blocks < LONG_BLOCKS {
+            return None;
+        }
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = path::directory(self.dirfd);
+        let file =
+            rustix::fs::openat(directory, self.given()?, flags, Permissions::empty()).ok()?;
+        let kind = rustix::fs::fstatfs(&file).ok()?.f_type as u64;
+        LOCAL_MAGICS.contains(&kind).then_some(file)
+    }
+
+    fn learn<'p>(&self, path: &'p mut PathBuffer) -> Option<&'p [u8]> {
+        path::of_entry(self.dirfd, self.given()?, path)
     }
 }
 
+/// To free a file of 64 MiB takes some milliseconds; in units of 512 bytes.
+const LONG_BLOCKS: i64 = (64 << 20) / 512;
+/// ext2 to ext4, XFS, btrfs. On NFS, a file that is in use gets another name when it is removed.
+const LOCAL_MAGICS: [u64; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
+
 type Real<'r, F> = &'r RealCall<c_int, F>;
+
+/// A file that loses its last name is kept by this until the lock of the names is free again.
+pub type Kept = Option<OwnedFd>;
 
 /// Makes `real` under the lock of the names; `note` makes the call in its turn. Idle it is not registered, since a path may lead to anything.
 pub fn renamed<F: FnOnce() -> c_int>(
     real: F,
-    note: impl FnOnce(&Capture<'_>, Real<'_, F>),
+    note: impl FnOnce(&Capture<'_>, Real<'_, F>) -> Kept,
 ) -> c_int {
     lifecycle::live_or_revived();
     let seen = lifecycle::control();
@@ -70,8 +93,10 @@ pub fn renamed<F: FnOnce() -> c_int>(
         && !call.idle()
     {
         return recorded(&call, -1, real, |capture, real| {
-            let _names = (!capture.nested()).then(locks::namespace);
-            note(capture, real);
+            let names = (!capture.nested()).then(locks::namespace);
+            let kept = note(capture, real);
+            drop(names);
+            drop(kept);
         });
     }
     unregistered(seen, real, |capture, result| {
@@ -84,11 +109,11 @@ pub fn renamed<F: FnOnce() -> c_int>(
 /// Appends `record` of the path, or Rescan if it could not be learned.
 fn append_named<'p>(
     capture: &Capture<'_>,
-    path: &'p Option<PathBuffer>,
+    path: Option<&'p [u8]>,
     record: impl FnOnce(&'p [u8]) -> Record<'p>,
 ) {
     match path {
-        Some(path) => capture.append(&record(path.as_bytes())),
+        Some(path) => capture.append(&record(path)),
         None => capture.append(&Record::Rescan),
     }
 }
@@ -100,33 +125,45 @@ fn is_directory(stat: &Stat) -> bool {
 pub fn rename_entry(from: Entry, to: Entry, flags: c_uint, real: impl FnOnce() -> c_int) -> c_int {
     renamed(real, |capture, real| {
         let (moved, target) = (from.look(), to.look());
-        let (from, to) = (from.learn(), to.learn());
-        if real.run() != Some(0) {
-            return;
+        let kept = to.keep(target.as_ref());
+        let (mut old, mut new) = (PathBuffer::new(), PathBuffer::new());
+        let (from, to) = (from.learn(&mut old), to.learn(&mut new));
+        if real.run() == Some(0) {
+            note_renamed(capture, (moved, from), (target, to), flags);
         }
-        let Some(moved) = moved else {
-            return capture.append(&Record::Rescan);
-        };
-        let Some(file) = capture.entry(&moved) else {
-            return;
-        };
-        let replaced = target.as_ref().and_then(|target| capture.entry(target));
-        // Two names of one file: rename does nothing, by POSIX.
-        if replaced == Some(file) {
-            return;
-        }
-        let (Some(from), Some(to)) = (from, to) else {
-            return capture.append(&Record::Rescan);
-        };
-        capture.append(&Record::Rename {
-            file,
-            from: from.as_bytes(),
-            to: to.as_bytes(),
-            replaced,
-            exchange: flags & libc::RENAME_EXCHANGE != 0,
-            directory: is_directory(&moved),
-        });
+        kept
     })
+}
+
+/// What the two entries held before, and their paths.
+fn note_renamed(
+    capture: &Capture<'_>,
+    (moved, from): (Option<Stat>, Option<&[u8]>),
+    (target, to): (Option<Stat>, Option<&[u8]>),
+    flags: c_uint,
+) {
+    let Some(moved) = moved else {
+        return capture.append(&Record::Rescan);
+    };
+    let Some(file) = capture.entry(&moved) else {
+        return;
+    };
+    let replaced = target.as_ref().and_then(|target| capture.entry(target));
+    // Two names of one file: rename does nothing, by POSIX.
+    if replaced == Some(file) {
+        return;
+    }
+    let (Some(from), Some(to)) = (from, to) else {
+        return capture.append(&Record::Rescan);
+    };
+    capture.append(&Record::Rename {
+        file,
+        from,
+        to,
+        replaced,
+        exchange: flags & libc::RENAME_EXCHANGE != 0,
+        directory: is_directory(&moved),
+    });
 }
 
 /// unlink, rmdir, remove: the entry tells which of them it was.
@@ -134,20 +171,33 @@ pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
     renamed(real, |capture, real| {
         let before = entry.look();
         let file = before.as_ref().and_then(|before| capture.entry(before));
-        let path = file.and_then(|_| entry.learn());
+        let mut path = PathBuffer::new();
+        let path = file.and_then(|_| entry.learn(&mut path));
+        let kept = entry.keep(before.as_ref());
         if real.run() != Some(0) {
-            return;
+            return kept;
         }
         match (before, file) {
             (None, _) => capture.append(&Record::Rescan),
             (Some(_), None) => {}
             (Some(before), Some(file)) if is_directory(&before) => {
-                append_named(capture, &path, |path| Record::Rmdir { file, path })
+                append_named(capture, path, |path| Record::Rmdir { file, path })
             }
             (Some(_), Some(file)) => {
-                append_named(capture, &path, |path| Record::Unlink { file, path })
+                append_named(capture, path, |path| Record::Unlink { file, path })
             }
         }
+        kept
+    })
+}
+
+/// As [`renamed`], of a call that makes something: `note` is for when it succeeded.
+fn made(real: impl FnOnce() -> c_int, note: impl FnOnce(&Capture<'_>)) -> c_int {
+    renamed(real, |capture, real| {
+        if real.run() == Some(0) {
+            note(capture);
+        }
+        None
     })
 }
 
@@ -155,36 +205,40 @@ pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 fn make_entry<'p>(
     capture: &Capture<'_>,
     entry: Entry,
-    path: &'p mut Option<PathBuffer>,
+    path: &'p mut PathBuffer,
     record: impl FnOnce(FileId, &Stat, &'p [u8]) -> Record<'p>,
 ) {
     let Some(made) = entry.look() else {
         return capture.append(&Record::Rescan);
     };
     if let Some(file) = capture.entry(&made) {
-        *path = entry.learn();
+        let path = entry.learn(path);
         append_named(capture, path, |path| record(file, &made, path));
     }
 }
 
 pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(real, |capture, real| {
-        if real.run() != Some(0) {
-            return;
-        }
+    made(real, |capture| {
         let mut unnamed = None;
         // A link to a symbolic link is one more symbolic link.
-        if let Some(target) = entry.symlink_target() {
-            return make_entry(capture, entry, &mut None, |file, _, path| Record::Symlink {
+        let mut target = PathBuffer::new();
+        if let Some(target) = entry.symlink_target(&mut target) {
+            let path = &mut PathBuffer::new();
+            return make_entry(capture, entry, path, |file, _, path| Record::Symlink {
                 file,
                 path,
-                target: target.as_bytes(),
+                target,
             });
         }
-        make_entry(capture, entry, &mut None, |file, made, path| {
-            unnamed = Some(file).filter(|_| made.st_nlink == 1);
-            Record::Link { file, path }
-        });
+        make_entry(
+            capture,
+            entry,
+            &mut PathBuffer::new(),
+            |file, made, path| {
+                unnamed = Some(file).filter(|_| made.st_nlink == 1);
+                Record::Link { file, path }
+            },
+        );
         // Its first name: what was written before could not be told from changes of another file.
         if let Some(file) = unnamed {
             capture.opaque(file);
@@ -193,30 +247,26 @@ pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 pub fn make_directory(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(real, |capture, real| {
-        if real.run() == Some(0) {
-            make_entry(capture, entry, &mut None, |file, made, path| {
-                Record::Mkdir {
-                    file,
-                    path,
-                    attributes: open::attributes(made),
-                }
-            });
-        }
+    made(real, |capture| {
+        make_entry(
+            capture,
+            entry,
+            &mut PathBuffer::new(),
+            |file, made, path| Record::Mkdir {
+                file,
+                path,
+                attributes: open::attributes(made),
+            },
+        );
     })
 }
 
 pub fn make_symlink(target: *const c_char, entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(real, |capture, real| {
-        if real.run() != Some(0) {
-            return;
-        }
+    made(real, |capture| {
         // SAFETY: the real call has read it.
         let target = unsafe { path::given(target) }.map_or(&b""[..], CStr::to_bytes);
-        make_entry(capture, entry, &mut None, |file, _, path| Record::Symlink {
-            file,
-            path,
-            target,
+        make_entry(capture, entry, &mut PathBuffer::new(), |file, _, path| {
+            Record::Symlink { file, path, target }
         });
     })
 }

@@ -11,7 +11,8 @@ use rustix::fs::Stat;
 
 use crate::capture::{Capture, is_regular, recorded, stat, unregistered};
 use crate::inflight::Call;
-use crate::{lifecycle, locks, path};
+use crate::path::{self, PathBuffer};
+use crate::{lifecycle, locks};
 
 /// open and its like, by their flags.
 ///
@@ -136,12 +137,12 @@ pub fn note_name(capture: &Capture<'_>, fd: c_int, after: &Stat, fresh: bool) {
     let Some(file) = capture.identify(after).filter(|_| after.st_nlink > 0) else {
         return;
     };
-    match path::of_fd(fd) {
+    match path::of_fd(fd, &mut PathBuffer::new()) {
         Some(path) => {
             let attributes = attributes(after);
             capture.append(&Record::Create {
                 file,
-                path: path.as_bytes(),
+                path,
                 attributes,
                 fresh,
             });

@@ -51,12 +51,25 @@ fn symbol(name: &CStr) -> *mut c_void {
     address
 }
 
-/// aio_submit FILE OFFSET LEN FILL, aio_submitv, sys_aio_submit, aio_submit_append, aio_submit_bad; aio_fetch, aio_pfetch, sys_aio_fetch; aio_destroy, aio_release,
+/// aio_submit FILE OFFSET LEN FILL, aio_submitv, sys_aio_submit, aio_submit_append, aio_submit_rwf_append, aio_submit_bad, aio_submit_reused, aio_submitv_reused; aio_fetch, aio_pfetch, sys_aio_fetch; aio_destroy, aio_release,
 /// sys_aio_destroy.
 pub fn act(call: &str, args: &Words<'_>) -> Option<i64> {
     match call {
-        "aio_submit" | "aio_submitv" | "sys_aio_submit" | "aio_submit_append"
-        | "aio_submit_bad" => Some(AIO.with_borrow_mut(|aio| aio.submit(call, args))),
+        "aio_submit"
+        | "aio_submitv"
+        | "sys_aio_submit"
+        | "aio_submit_append"
+        | "aio_submit_bad"
+        | "aio_submit_rwf_append" => Some(AIO.with_borrow_mut(|aio| aio.submit(call, args))),
+        "aio_submit_reused" | "aio_submitv_reused" => Some(AIO.with_borrow_mut(|aio| {
+            let taken = aio.submit(call.trim_end_matches("_reused"), args);
+            // The kernel has copied them: what they hold from here on is the program's affair.
+            if let (Some(iocb), Some(vector)) = (aio.iocbs.last_mut(), aio.vectors.last_mut()) {
+                (iocb.opcode, iocb.fd, iocb.offset, iocb.len) = (0, u32::MAX, 7777, 1);
+                (vector.iov_base, vector.iov_len) = (std::ptr::null_mut(), 1);
+            }
+            taken
+        })),
         "aio_fetch" | "aio_pfetch" | "sys_aio_fetch" => {
             Some(AIO.with_borrow_mut(|aio| aio.fetch(call)))
         }
@@ -103,6 +116,10 @@ impl Aio {
             },
             len: if vector { 1 } else { bytes.len() as u64 },
             offset: args.number(2),
+            rw_flags: match call {
+                "aio_submit_rwf_append" => libc::RWF_APPEND as u32,
+                _ => 0,
+            },
             ..Iocb::default()
         }));
         self.buffers.push(bytes);
