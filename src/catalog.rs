@@ -173,9 +173,14 @@ impl Catalog {
         self.needs_scan.as_deref()
     }
 
-    /// Slots whose files are gone.
-    pub fn take_dropped(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.dropped)
+    /// A slot whose file is gone.
+    pub fn next_dropped(&mut self) -> Option<u64> {
+        self.dropped.pop()
+    }
+
+    /// Gives such a slot back.
+    pub fn drop_later(&mut self, slot: u64) {
+        self.dropped.push(slot);
     }
 
     /// Takes over a scan that began at `since`. The records of names that came since before it began must be replayed afterwards.
@@ -563,14 +568,29 @@ impl Catalog {
 
     /// A path of some dirty file.
     pub fn first_dirty(&self) -> Option<&Path> {
-        let (id, _) = self
-            .files
-            .iter()
-            .find(|(_, state)| !state.dirty.is_empty())?;
-        self.names
-            .iter()
-            .find(|(_, node)| **node == Node::File(*id))
-            .map(|(path, _)| Path::new(path))
+        let mut files = self.files.iter();
+        let (id, _) = files.find(|(_, state)| !state.dirty.is_empty())?;
+        self.name_of(*id)
+    }
+
+    /// A path of `file`.
+    pub fn name_of(&self, file: FileId) -> Option<&Path> {
+        let mut names = self.names.iter();
+        let (path, _) = names.find(|(_, node)| **node == Node::File(file))?;
+        Some(Path::new(path))
+    }
+
+    /// Something happened to these names or files that no record tells of: another scan is needed, and the files are copied again whatever is recorded of them
+    /// until it comes, since a record would explain to it the other change, too.
+    pub fn distrust(&mut self, paths: &[PathBuf], why: &str) {
+        for path in paths {
+            if let Some(Node::File(file)) = self.names.get(path.as_os_str())
+                && let Some(state) = self.files.get_mut(file)
+            {
+                state.dirty.insert(WHOLE);
+            }
+        }
+        self.ask_for_scan(why);
     }
 }
 

@@ -104,6 +104,11 @@ impl Digests {
         }
     }
 
+    /// The copy is no more.
+    pub fn remove(&self, slot: u64) {
+        self.slots.lock().remove(&slot);
+    }
+
     /// Size and checksum of a whole copy that nobody changes any more. Reads what is not known.
     pub fn sum(&self, slot: u64, copy: &File) -> io::Result<(u64, u32)> {
         let size = copy.metadata()?.len();

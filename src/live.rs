@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::capture_log::Record;
+use crate::capture_log::{FileId, Record};
 use crate::catalog::Catalog;
 use crate::copy;
 use crate::digest::Digests;
@@ -30,6 +30,8 @@ pub struct Mirror {
     digests: Arc<Digests>,
     open: HashMap<u64, File>,
     pub payload_bytes: u64,
+    /// A file of the backup that the server has mapped for writing since records are applied: what it stores there has none.
+    pub mapped: Option<FileId>,
 }
 
 impl Mirror {
@@ -39,6 +41,7 @@ impl Mirror {
             digests,
             open: HashMap::new(),
             payload_bytes: 0,
+            mapped: None,
         }
     }
 
@@ -54,8 +57,11 @@ impl Mirror {
                 catalog.note_data(file, offset..offset.saturating_add(len));
                 Ok(())
             }
-            Record::Opaque { file, .. } => {
+            Record::Opaque { file, mapped } => {
                 catalog.note_data(file, WHOLE);
+                if mapped && catalog.file(file).is_some() {
+                    self.mapped = Some(file);
+                }
                 Ok(())
             }
             Record::Write { file, .. }
@@ -77,16 +83,17 @@ impl Mirror {
         }
     }
 
-    fn make_empty(
-        &mut self,
-        catalog: &mut Catalog,
-        file: crate::capture_log::FileId,
-    ) -> io::Result<()> {
+    fn make_empty(&mut self, catalog: &mut Catalog, file: FileId) -> io::Result<()> {
         let Some(slot) = catalog.note_empty(file) else {
             return Ok(());
         };
         self.digests.forget(slot, WHOLE);
         self.file(slot)?.set_len(0)
+    }
+
+    /// The copy is no more.
+    pub fn close(&mut self, slot: u64) {
+        self.open.remove(&slot);
     }
 
     fn file(&mut self, slot: u64) -> io::Result<&File> {

@@ -12,6 +12,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::RenameFlags;
+use rustix::io::Errno;
 
 /// Name of the manifest in a backup.
 pub const MANIFEST_NAME: &str = "hotmirror_manifest.json";
@@ -19,7 +20,10 @@ pub const MANIFEST_NAME: &str = "hotmirror_manifest.json";
 const INNER_STAGE_NAME: &str = ".hotmirror-partial";
 const FILES_NAME: &str = "files";
 
+mod confirm;
 mod direct;
+
+pub(crate) use self::confirm::confirm;
 
 use self::direct::Part;
 
@@ -124,10 +128,13 @@ impl Stage {
             .map_err(TargetError::io("create", &path))?;
         let files = path.join(FILES_NAME);
         let made = builder.create(&files).and_then(|()| File::open(&path));
-        let directory = made.map_err(|error| {
-            let _ = fs::remove_dir_all(&path);
-            TargetError::io("create", &files)(error)
-        })?;
+        let made = made.map_err(TargetError::io("create", &files));
+        let made = made.and_then(|directory| {
+            let given = check_owners(&files);
+            given.map_err(TargetError::io("give to another user", &files))?;
+            Ok(directory)
+        });
+        let directory = made.inspect_err(|_| _ = fs::remove_dir_all(&path))?;
         Ok(Stage {
             path,
             target: target.into(),
@@ -171,6 +178,14 @@ impl Stage {
         (same && kind == XFS_MAGIC) || kind == BTRFS_MAGIC
     }
 
+    /// Cuts `by` bytes off a copy. False if it has no more than that, or can't be cut.
+    pub fn shorten_slot(&self, slot: u64, by: u64) -> bool {
+        let path = self.slot_path(slot);
+        let len = fs::metadata(&path).map_or(0, |copy| copy.len());
+        let cut = |len| OpenOptions::new().write(true).open(&path)?.set_len(len);
+        len > by && cut(len - by).is_ok()
+    }
+
     pub fn remove_slot(&self, slot: u64) {
         let _ = fs::remove_file(self.slot_path(slot));
     }
@@ -209,9 +224,8 @@ impl Stage {
     }
 
     fn become_target(&self) -> Result<(), TargetError> {
-        let cwd = rustix::fs::CWD;
-        rustix::fs::renameat_with(cwd, &self.path, cwd, &self.target, RenameFlags::NOREPLACE)
-            .map_err(|errno| TargetError::io("rename the backup to", &self.target)(errno.into()))?;
+        rename_to_new(&self.path, &self.target)
+            .map_err(TargetError::io("rename the backup to", &self.target))?;
         let parent = self
             .target
             .parent()
@@ -238,6 +252,36 @@ impl Stage {
     fn move_entry(&self, name: &Path) -> Result<(), TargetError> {
         let to = self.target.join(name);
         fs::rename(self.path.join(name), &to).map_err(TargetError::io("rename to", &to))
+    }
+}
+
+/// Renames a directory to a name that nothing has.
+fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+    let cwd = rustix::fs::CWD;
+    match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
+        // NFS and others know no such flag. What comes between is replaced only if it is an empty directory.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => match to.symlink_metadata() {
+            Ok(_) => Err(Errno::EXIST.into()),
+            Err(_) => fs::rename(from, to),
+        },
+        result => Ok(result?),
+    }
+}
+
+/// A directory with other users' files can be given to them: fails where root is somebody else at the target, as on NFS with root_squash, and all would be copied
+/// before it shows.
+fn check_owners(directory: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{MetadataExt, chown};
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let was = fs::symlink_metadata(directory)?;
+    const SOMEBODY: u32 = 1;
+    match chown(directory, Some(SOMEBODY), Some(SOMEBODY)) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        // In a user namespace there may be no such user.
+        Err(_) => Ok(()),
+        Ok(()) => chown(directory, Some(was.uid()), Some(was.gid())),
     }
 }
 
@@ -271,6 +315,19 @@ mod tests {
         stage.publish(b"{}").unwrap();
         assert_eq!(fs::read(target.join(MANIFEST_NAME)).unwrap(), b"{}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_name_that_something_has_is_not_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let [stage, target] = ["stage", "target"].map(|name| dir.path().join(name));
+        fs::create_dir(&stage).unwrap();
+        fs::create_dir(&target).unwrap();
+        let taken = rename_to_new(&stage, &target).unwrap_err();
+        assert_eq!(taken.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_dir(&target).unwrap();
+        rename_to_new(&stage, &target).unwrap();
+        assert!(target.exists());
     }
 
     #[test]

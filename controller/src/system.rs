@@ -38,6 +38,13 @@ pub fn default_state_dir() -> PathBuf {
     state.unwrap_or_else(|| "/tmp".into()).join("hotmirror")
 }
 
+/// Writes `path`, which survives a power cut once its directory does.
+pub fn write_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    std::io::Write::write_all(&mut file, content)?;
+    file.sync_all()
+}
+
 /// Replaces `path` as a whole: readers see the old content or the new, also after a power cut if `durable`.
 pub fn replace_file(path: &Path, content: &[u8], durable: bool) -> std::io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));

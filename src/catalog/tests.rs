@@ -306,6 +306,24 @@ fn a_record_explains_no_change_that_comes_after_the_next_look() {
 }
 
 #[test]
+fn a_change_without_a_record_is_copied_though_the_next_scan_finds_another_recorded() {
+    let mut model = Model::new();
+    model.change(&Op::Create(0));
+    model.scan(&[]);
+    model.copy();
+    let file = model.names[0].expect("It was made");
+    model
+        .catalog
+        .distrust(&[path(0), path(1)], "a foreign change");
+    assert_eq!(model.catalog.needs_scan(), Some("a foreign change"));
+    model.catalog.note_data(id(file), 0..1);
+    model.scan(&[]);
+    assert_eq!(model.catalog.needs_scan(), None);
+    let state = model.catalog.file(id(file)).expect("It is known");
+    assert!(state.dirty.iter().eq([WHOLE]), "{:?}", state.dirty);
+}
+
+#[test]
 fn what_is_below_a_directory_is_not_what_only_begins_like_it() {
     let mut catalog = Model::new().catalog;
     let names = [

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
@@ -32,28 +33,37 @@ pub(super) struct Pending {
 
 impl Pending {
     /// Has the kernel begin to write the range out, and waits for earlier ones if there are too many.
-    pub fn add(&mut self, file: &File, range: Range<u64>) {
+    pub fn add(&mut self, file: &File, range: Range<u64>) -> io::Result<()> {
         drop_pages(file, &range);
         let Ok(file) = file.try_clone() else {
-            return;
+            return Ok(());
         };
         self.bytes += range.end - range.start;
         self.ranges.push_back((file, range));
         while self.bytes > PENDING_BYTES_MAX {
-            self.end_first(wait_until_written);
+            // Whoever is told of an error first is the only one on older kernels.
+            self.end_first(|file, range| {
+                wait_until_written(file, range.start, range.end - range.start)
+            })?;
         }
         // Small ranges are many, and to wait for each would take long.
         while self.ranges.len() > PENDING_COUNT_MAX {
-            self.end_first(|_, _| ());
+            self.end_first(|_, _| Ok(()))?;
         }
+        Ok(())
     }
 
-    fn end_first(&mut self, prepare: impl FnOnce(&File, &Range<u64>)) {
-        if let Some((file, range)) = self.ranges.pop_front() {
-            self.bytes -= range.end - range.start;
-            prepare(&file, &range);
-            drop_pages(&file, &range);
-        }
+    fn end_first(
+        &mut self,
+        prepare: impl FnOnce(&File, &Range<u64>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let Some((file, range)) = self.ranges.pop_front() else {
+            return Ok(());
+        };
+        self.bytes -= range.end - range.start;
+        prepare(&file, &range)?;
+        drop_pages(&file, &range);
+        Ok(())
     }
 }
 
@@ -61,17 +71,19 @@ impl Drop for Pending {
     /// What is not written yet by then is dropped when the copy gets its name.
     fn drop(&mut self) {
         while !self.ranges.is_empty() {
-            self.end_first(|_, _| ());
+            let _ = self.end_first(|_, _| Ok(()));
         }
     }
 }
 
-/// Begins to write what is dirty, and waits for it. An error shows when the file system is synced.
-pub(super) fn wait_until_written(file: &File, range: &Range<u64>) {
+/// Begins to write what is dirty of `len` bytes, 0 for all that come, and waits for it.
+pub(crate) fn wait_until_written(file: &File, at: u64, len: u64) -> io::Result<()> {
     let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
         | libc::SYNC_FILE_RANGE_WRITE
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
-    let (at, len) = (range.start as i64, (range.end - range.start) as i64);
     // SAFETY: the descriptor is open as long as `file` is borrowed, and no memory is passed.
-    let _ = unsafe { libc::sync_file_range(file.as_raw_fd(), at, len, flags) };
+    match unsafe { libc::sync_file_range(file.as_raw_fd(), at as i64, len as i64, flags) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }

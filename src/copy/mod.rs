@@ -24,6 +24,7 @@ use crate::digest::Digests;
 use crate::throttle::Throttle;
 
 pub use self::cache::drop_pages;
+pub(crate) use self::cache::wait_until_written;
 pub use self::depth::Disks;
 pub use self::holes::make_hole;
 
@@ -104,11 +105,12 @@ impl Pair {
 
     fn resize(&self, size: u64, digests: &Digests) -> io::Result<()> {
         let copy_size = self.target.metadata()?.len();
-        if copy_size == size {
-            return Ok(());
-        }
+        // In any case: another worker may have cut off what this one had just written, and noted afterwards.
         digests.forget(self.slot, copy_size.min(size)..u64::MAX);
-        self.target.set_len(size)
+        match copy_size == size {
+            true => Ok(()),
+            false => self.target.set_len(size),
+        }
     }
 
     /// Reads from the source what is in the page cache from there, and everything else past it. A direct read of what is dirty there would have to write it out first.
@@ -154,8 +156,7 @@ impl Pair {
             }
         }
         self.target.write_all_at(bytes, at)?;
-        pending.add(&self.target, at..at + bytes.len() as u64);
-        Ok(())
+        pending.add(&self.target, at..at + bytes.len() as u64)
     }
 }
 

@@ -39,7 +39,7 @@ pub(super) fn share(source: &File, target: &File, range: &Range<u64>) -> Shared 
     let len = end - range.start;
     // The kernel shares only what is on the disk. What isn't it writes out first, while nobody else may write to the file: it is done before, where the server has to
     // wait for nothing.
-    wait_until_written(source, &(range.start..end));
+    let _ = wait_until_written(source, range.start, len);
     match clone_range(source, target, range.start, len) {
         Ok(()) => Shared::Bytes(len),
         // The last two: it was cut short just now, or is not made of such blocks.

@@ -4,6 +4,7 @@
 //! process, through a mapping or a libc-internal write), and a backup that trusted the log would be silently wrong (I3).
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::core::{Core, Reading};
@@ -22,9 +23,14 @@ pub(super) fn unexplained(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
     core.drain()?;
     let (scope, since) = scope_and_mark(core);
     let entries = source::scan(&scope)?;
-    core.link.grace(false, core.options.grace_bound)?;
+    // Whatever the scan saw is recorded by then, asynchronous writes too.
+    core.link.grace(true, core.options.grace_bound)?;
     core.drain()?;
-    let mut suspects = suspects(&mut core.state.lock().catalog, &entries, since);
+    let (changed, mut suspects) = suspects(&mut core.state.lock().catalog, &entries, since);
+    if !changed.is_empty() {
+        // A later look would find them recorded, too, if only something else of them was by then.
+        return Ok(changed);
+    }
     for _ in 0..ROUND_COUNT_MAX {
         if suspects.is_empty() {
             return Ok(suspects);
@@ -34,7 +40,7 @@ pub(super) fn unexplained(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
             .iter()
             .map(|path| source::look(path))
             .collect::<Result<_, _>>()?;
-        core.link.grace(false, core.options.grace_bound)?;
+        core.link.grace(true, core.options.grace_bound)?;
         core.drain()?;
         let catalog = &core.state.lock().catalog;
         let quiet = catalog.stats.name_records == before;
@@ -70,11 +76,9 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
     core.drain()?;
     let mut state = core.state.lock();
     let beyond = Beyond::of(&state.beyond);
-    if beyond.rescan {
-        return Ok(Vec::new());
-    }
     let catalog = &state.catalog;
-    let explained = |path: &Path| path.ancestors().any(|path| beyond.paths.contains(path));
+    let explained =
+        |path: &Path| beyond.rescan || path.ancestors().any(|path| beyond.paths.contains(path));
     let changed = |entry: &Entry| {
         let known = catalog.file(entry.file);
         known.is_some_and(|file| {
@@ -86,8 +90,7 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
     let missing = missing.filter(|path| !explained(path));
     let found = entries
         .iter()
-        .filter(|entry| !explained(&entry.path))
-        .filter(|entry| !is_named(catalog, entry) || changed(entry))
+        .filter(|entry| changed(entry) || !explained(&entry.path) && !is_named(catalog, entry))
         .map(|entry| entry.path.as_path());
     let unexplained: Vec<PathBuf> = found.chain(missing).map(Path::to_path_buf).collect();
     if !unexplained.is_empty() {
@@ -168,34 +171,57 @@ pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, Session
             });
         }
     };
-    let text = String::from_utf8_lossy(&text);
-    let mapped: Vec<FileId> = text.lines().filter_map(writable_mapping).collect();
+    let root = PathBuf::from(format!("/proc/{}/root", core.options.pid));
+    let mapped: HashSet<FileId> = text
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| writable_mapping(line, &root))
+        .collect();
     let state = core.state.lock();
     let mut names = state.catalog.names();
     let found = names.find(|(_, node)| matches!(node, Node::File(file) if mapped.contains(file)));
     Ok(found.map(|(path, _)| path.to_path_buf()))
 }
 
-/// The file behind a line of /proc/<pid>/maps (`start-end perms offset major:minor inode path`), if it is written through it.
-fn writable_mapping(line: &str) -> Option<FileId> {
-    let mut fields = line.split_ascii_whitespace();
-    let perms = fields.nth(1)?.as_bytes();
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
-    let inode = fields.next()?.parse().ok().filter(|inode| *inode != 0)?;
-    let number = |hex: &str| u32::from_str_radix(hex, 16).ok();
-    let device = rustix::fs::makedev(number(major)?, number(minor)?);
-    (perms.get(1) == Some(&b'w') && perms.get(3) == Some(&b's')).then_some(FileId { device, inode })
+/// The file behind a line of /proc/<pid>/maps (`start-end perms offset major:minor inode path`), if it is written through it. `root`: the process's.
+///
+/// The line gives the device of the file system, stat that of its subvolume or layer, where there are such: what is at the path tells.
+fn writable_mapping(line: &[u8], root: &Path) -> Option<FileId> {
+    let mut fields = line.splitn(6, |byte| *byte == b' ');
+    let perms = fields.nth(1)?;
+    if perms.get(1) != Some(&b'w') || perms.get(3) != Some(&b's') {
+        return None;
+    }
+    let mut text = || std::str::from_utf8(fields.next()?).ok();
+    let (_offset, device, inode) = (text()?, text()?, text()?);
+    let inode = inode.parse().ok().filter(|inode| *inode != 0)?;
+    let path = fields.next().unwrap_or_default().trim_ascii_start();
+    let path = root.join(catalog::path_of(path.strip_prefix(b"/")?));
+    let stat = std::fs::symlink_metadata(path).ok();
+    let device = match stat.filter(|stat| stat.ino() == inode) {
+        Some(stat) => stat.dev(),
+        None => {
+            let (major, minor) = device.split_once(':')?;
+            let number = |hex: &str| u32::from_str_radix(hex, 16).ok();
+            rustix::fs::makedev(number(major)?, number(minor)?)
+        }
+    };
+    Some(FileId { device, inode })
 }
 
-/// Where catalog and a scan that began at `since` differ. What the scan saw is taken over of files whose changes are recorded.
-fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> Vec<PathBuf> {
-    let mut suspects: Vec<PathBuf> = entries
-        .iter()
-        .filter(|entry| !agrees(catalog, &entry.path, Some(entry)))
-        .map(|entry| entry.path.clone())
-        .collect();
+/// Where catalog and a scan that began at `since` differ: files whose content changed, and names, which may have changed since. What the scan saw is taken over of
+/// files whose changes are recorded.
+fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathBuf>, Vec<PathBuf>) {
+    let disagree = |entry: &&Entry| !agrees(catalog, &entry.path, Some(entry));
+    let (mut changed, mut names) = (Vec::new(), Vec::new());
+    for entry in entries.iter().filter(disagree) {
+        let differ = match is_named(catalog, entry) {
+            true => &mut changed,
+            false => &mut names,
+        };
+        differ.push(entry.path.clone());
+    }
     let missing = catalog.names_missing_in(entries).into_iter();
-    suspects.extend(missing.map(Path::to_path_buf));
+    names.extend(missing.map(Path::to_path_buf));
     for entry in entries {
         // What has this inode by now may be another file, or have been a symbolic link.
         let named = catalog.name(&entry.path) == Some(&Node::File(entry.file));
@@ -212,7 +238,7 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> Vec<PathBu
             }
         }
     }
-    suspects
+    (changed, names)
 }
 
 /// The entry's name means in the catalog what it means in the source.

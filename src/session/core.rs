@@ -20,6 +20,10 @@ use crate::pass::Ledger;
 use crate::source::Traits;
 use crate::target::Stage;
 
+/// What is removed while the log is read takes a few milliseconds.
+const REMOVED_AT_ONCE_COUNT: u32 = 64;
+const REMOVED_AT_ONCE_BYTES: u64 = 64 << 20;
+
 /// What the reader does with the records that it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
@@ -135,6 +139,34 @@ impl Core {
             }
             self.changed.wait_for(&mut state, Duration::from_millis(20));
         }
+    }
+
+    /// Removes the copies of files that are gone.
+    pub fn remove_dropped(&self) {
+        while let Some(slot) = self.next_dropped() {
+            self.stage.remove_slot(slot);
+        }
+    }
+
+    /// As much of it as takes a moment: a long copy goes piece by piece.
+    pub fn remove_some_dropped(&self) {
+        for _ in 0..REMOVED_AT_ONCE_COUNT {
+            let Some(slot) = self.next_dropped() else {
+                return;
+            };
+            if self.stage.shorten_slot(slot, REMOVED_AT_ONCE_BYTES) {
+                return self.state.lock().catalog.drop_later(slot);
+            }
+            self.stage.remove_slot(slot);
+        }
+    }
+
+    fn next_dropped(&self) -> Option<u64> {
+        let mut state = self.state.lock();
+        let slot = state.catalog.next_dropped()?;
+        state.mirror.close(slot);
+        self.digests.remove(slot);
+        Some(slot)
     }
 
     pub fn phase(&self, phase: Phase) {

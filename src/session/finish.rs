@@ -221,6 +221,7 @@ fn place(
         .digests
         .sum(slot, &file)
         .map_err(failed("read back", &at))?;
+    crate::target::confirm(&file).map_err(failed("sync", &at))?;
     // The page cache is the server's; what is not written yet begins to be.
     crate::copy::drop_pages(&file, &(0..summed.0));
     set_owner_and_mode_of(&file, &at, &placing.state.attributes)?;

@@ -1,8 +1,8 @@
 //! A session, phase by phase: attach, scan, base copy, passes, payload, cut, finish.
 //!
 //! Why the stage is right at the cut. Until the payload phase, every change since before the base copy is noted as dirty, and dirty ranges are copied again. When the
-//! mode became Payload and the grace period is over, every call that recorded without bytes is in the log; the reader notes up to there (position P) and
-//! waits. What is dirty now is copied a last time: each byte is then that of P or of some later moment. A second grace period lets every
+//! mode became Payload and a grace period is over, every call that recorded without bytes is in the log; when one more is, so is every call that may have run beside one of
+//! these. The reader notes up to there (position P) and waits. The calls behind P all know the mode, and their locks give them the file's order. What is dirty now is copied a last time: each byte is then that of P or of some later moment. A last grace period lets every
 //! call land that was under way during that copy, asynchronous writes too, so nothing in flight at the cut was seen half done by a read. From then on the reader applies all
 //! records behind P, in order: a byte that one of them covers gets its value from the last of them, and a byte that none covers has not changed since P. So at every later
 //! position, and at the Cut, the stage is what the files were. A file that the last copy missed (it was renamed just then) is copied while the reader waits at some
@@ -173,8 +173,6 @@ impl Session {
         }
         let start_time = link::start_time_ticks(options.pid)
             .map_err(|_| SessionError::ServerGone { pid: options.pid })?;
-        // An earlier session may have ended without one, and what its calls have mapped goes when a call meets this one.
-        link.grace(false, options.grace_bound)?;
         let (devices, counters) = survey(&scope)?;
         let stage = Arc::new(make_stage(&options)?);
         options.monitor.event(&Event::Phase(Phase::Attach));
@@ -225,6 +223,8 @@ impl Session {
 
     fn start(&mut self) -> Result<(), SessionError> {
         let core = &self.core;
+        // An earlier session may have ended without one, and what its calls have mapped goes when a call meets this one. Last, so that none comes between.
+        core.link.grace(false, core.options.grace_bound)?;
         core.link
             .announce(&link::segment_name(core.options.pid, core.options.session));
         self.switch(Mode::Extents, |_, _| ())?;
@@ -341,13 +341,8 @@ impl Session {
 
     fn pass(&self, throttle: &Throttle) -> Result<PassOutcome, SessionError> {
         let core = &self.core;
-        let (work, dropped) = {
-            let mut state = core.state.lock();
-            (state.catalog.take_work(), state.catalog.take_dropped())
-        };
-        dropped
-            .into_iter()
-            .for_each(|slot| core.stage.remove_slot(slot));
+        let work = core.state.lock().catalog.take_work();
+        core.remove_dropped();
         let pass = Pass {
             stage: &core.stage,
             copying: CopyContext {

@@ -1,5 +1,7 @@
 //! The payload phase: into it, out of it again, and what may still be copied while it lasts.
 
+use std::path::Path;
+
 use super::convergence::SMALL_PASS_BYTES;
 use super::core::Reading;
 use super::error::SessionError;
@@ -46,6 +48,8 @@ impl Session {
         let _preferred = crate::threads::Preferred::begin();
         let core = self.core.clone();
         self.switch(Mode::Payload, |_, _| ())?;
+        // First until no call is left that records without bytes, and takes no locks; then until none is left that may have run beside one of these.
+        core.link.grace(false, core.options.grace_bound)?;
         core.link.grace(false, core.options.grace_bound)?;
         let behind = {
             let mut state = core.state.lock();
@@ -57,6 +61,14 @@ impl Session {
         if let Some(why) = core.state.lock().catalog.needs_scan() {
             return Ok(Some(why.into()));
         }
+        // Before the last copy, for mappings that are gone behind it, which may have changed what it read. One that is made from here on has a record.
+        let mapped = || -> Result<Option<String>, SessionError> {
+            let path = audit::mapped_for_writing(&core)?;
+            Ok(path.map(|path| format!("{} is mapped for writing by the server", path.display())))
+        };
+        if let Some(why) = mapped()? {
+            return Ok(Some(why));
+        }
         if let Some(why) = self.follow(FOLLOW_COUNT_MAX)? {
             return Ok(Some(why));
         }
@@ -65,10 +77,9 @@ impl Session {
             // Names moved during the audit in a way that only a scan tells, so it explains nothing and accuses nobody.
             return Ok(Some(why.into()));
         }
-        if let Some(path) = audit::mapped_for_writing(&core)? {
-            // Which explains changes without a record, too.
-            let path = path.display();
-            return Ok(Some(format!("{path} is mapped for writing by the server")));
+        // Which explains changes without a record, too.
+        if let Some(why) = mapped()? {
+            return Ok(Some(why));
         }
         match unexplained.first() {
             None => Ok(None),
@@ -84,11 +95,9 @@ impl Session {
                     unexplained.len(),
                     path.display()
                 ));
-                core.state
-                    .lock()
-                    .catalog
-                    .ask_for_scan("Changes without a record");
-                Ok(Some(format!("{} changed without a record", path.display())))
+                let why = format!("{} changed without a record", path.display());
+                core.state.lock().catalog.distrust(&unexplained, &why);
+                Ok(Some(why))
             }
         }
     }
@@ -120,7 +129,9 @@ impl Session {
         // While the reader waits, the log fills with bytes.
         let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
         let is_clean = state.catalog.first_dirty().is_none();
-        if is_clean || much || state.catalog.needs_scan().is_some() {
+        // What is mapped goes on changing without a record, so a copy of it settles nothing.
+        let is_mapped = state.mirror.mapped.is_some();
+        if is_clean || is_mapped || much || state.catalog.needs_scan().is_some() {
             return false;
         }
         state.reading = Reading::NoteUntil(state.position);
@@ -146,6 +157,11 @@ impl Session {
         if let Some(why) = state.catalog.needs_scan() {
             return Some(why.into());
         }
+        if let Some(file) = state.mirror.mapped {
+            let path = state.catalog.name_of(file).map(Path::display);
+            let path = path.map_or_else(|| "A file".into(), |path| path.to_string());
+            return Some(format!("{path} was mapped for writing by the server"));
+        }
         let path = state.catalog.first_dirty()?;
         Some(format!(
             "{} changed in a way that the log does not hold",
@@ -166,7 +182,7 @@ impl Session {
             path.display()
         ));
         let why = format!("{} changed without a record", path.display());
-        core.state.lock().catalog.ask_for_scan(why.clone());
+        core.state.lock().catalog.distrust(&unexplained, &why);
         Ok(Some(why))
     }
 
@@ -179,6 +195,7 @@ impl Session {
                 }
             }
             state.reading = Reading::Note;
+            state.mirror.mapped = None;
         })?;
         self.core.link.grace(false, self.core.options.grace_bound)?;
         Ok(())

@@ -35,6 +35,10 @@ pub(super) fn run(core: &Core, start_time: u64) {
     while !core.stopped.load(Ordering::Acquire) {
         match reader.batch() {
             Ok(0) => {
+                // While records are applied no pass comes that would do it, maybe for hours.
+                if matches!(core.state.lock().reading, Reading::Apply { .. }) {
+                    core.remove_some_dropped();
+                }
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(POLL_MAX);
             }

@@ -2,6 +2,8 @@
 #include "common.h"
 #include "hotmirror.h"
 
+#include <sys/mman.h>
+
 static hotmirror_session *session;
 
 static hotmirror_result begin(void) {
@@ -60,6 +62,30 @@ static void wrong_turns(void) {
     whole();
 }
 
+/* What is stored to a mapping that is made between live and cut has no record, and no new time either once the page is dirty. */
+static void mapped_while_live(void) {
+    enum { LEN = 4096 };
+    fill(in(source, "file"), LEN, 'x');
+    for (int stays = 1; stays >= 0; stays--) {
+        step(begin(), HOTMIRROR_OK);
+        step(hotmirror_wait_live(session, -1), HOTMIRROR_OK);
+        int fd = open(in(source, "file"), O_RDWR);
+        OK(fd);
+        char *map = mmap(NULL, LEN, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        CHECK(map != MAP_FAILED, "mmap");
+        memset(map, 'y' + stays, LEN);
+        if (!stays)
+            OK(munmap(map, LEN));
+        step(hotmirror_cut(session), stays ? HOTMIRROR_UNSETTLED : HOTMIRROR_OK);
+        if (!stays)
+            step(hotmirror_finish(session), HOTMIRROR_OK);
+        else
+            OK(munmap(map, LEN));
+        hotmirror_close(session);
+        OK(close(fd));
+    }
+}
+
 /* A caller that was compiled before the structure's last fields were there. */
 static void older_caller(void) {
     fill(in(source, "file"), 1000, 'x');
@@ -81,7 +107,7 @@ static void older_caller(void) {
 
 int main(int argc, char **argv) {
     static const struct scenario scenarios[] = {
-        {"whole", whole}, {"wrong_turns", wrong_turns}, {"older_caller", older_caller}, {0},
+        {"whole", whole}, {"wrong_turns", wrong_turns}, {"older_caller", older_caller}, {"mapped_while_live", mapped_while_live}, {0},
     };
     return run_scenario(scenarios, argc, argv);
 }

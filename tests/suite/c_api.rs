@@ -73,6 +73,7 @@ scenarios! {
     a_session_goes_from_step_to_step = "session" "whole", compare;
     wrong_turns_are_told_and_harmless = "session" "wrong_turns", compare;
     an_older_caller_is_understood = "session" "older_caller", compare;
+    what_is_mapped_while_live_is_settled_or_refused = "session" "mapped_while_live", compare;
 }
 
 #[test]

@@ -5,10 +5,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use hotmirror::session::SessionError;
 use hotmirror_tests::load::Load;
 use hotmirror_tests::mount::Mount;
 use hotmirror_tests::program::Program;
 use hotmirror_tests::server::{Server, ServerOptions};
+use hotmirror_tests::victim::Victim;
 use hotmirror_tests::{checksums, skip};
 use serde_json::Value;
 
@@ -115,6 +117,22 @@ fn a_backup_on_xfs_shares_blocks_with_its_source_and_is_golden() {
 #[test]
 fn a_backup_on_btrfs_shares_blocks_with_its_source_and_is_golden() {
     backups_are_golden_on(Mount::btrfs(MEGABYTES), is_shared);
+}
+
+#[test]
+fn a_mapping_on_btrfs_is_seen_though_its_line_names_another_device() {
+    let mount = match Mount::btrfs(MEGABYTES) {
+        Ok(mount) => mount,
+        Err(reason) => skip!("{reason}"),
+    };
+    let home = tempfile::tempdir_in(mount.path()).expect("A directory");
+    let mut victim = Victim::start_in(home, "mapping", "store", 1);
+    let refused = victim.back_up().map(|copy| copy.stats);
+    assert!(
+        matches!(refused, Err(SessionError::Unsettled { .. })),
+        "{refused:?}"
+    );
+    victim.end();
 }
 
 #[test]

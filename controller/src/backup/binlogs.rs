@@ -19,6 +19,7 @@ use crate::cancel::Cancel;
 use crate::client::{ClientError, ServerClient};
 use crate::exit::Failure;
 use crate::server::{Coordinates, Variables};
+use crate::system;
 
 /// The current one, and the one before: MariaDB's recovery may need that for a while after a rotation.
 const NEEDED_COUNT_MAX: usize = 2;
@@ -173,7 +174,7 @@ impl Location {
         };
         let kept: String = text.lines().filter(is_present).map(shown).collect();
         if kept != text {
-            std::fs::write(&path, &kept).map_err(failed)?;
+            system::write_file(&path, kept.as_bytes()).map_err(failed)?;
             refresh(entries, &place, kept.as_bytes());
         }
         Ok(())

@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use crate::server::{Channel, Flavor, Position};
+use crate::system;
 
 pub const BINLOG_INFO: &str = "hotmirror_binlog_info";
 pub const SLAVE_INFO: &str = "hotmirror_slave_info";
@@ -49,9 +50,9 @@ pub fn files(
 }
 
 pub fn write(directory: &Path, files: &[(String, String)]) -> std::io::Result<()> {
-    files
-        .iter()
-        .try_for_each(|(name, content)| std::fs::write(directory.join(name), content))
+    files.iter().try_for_each(|(name, content)| {
+        system::write_file(&directory.join(name), content.as_bytes())
+    })
 }
 
 fn binlog_line(position: &Position) -> String {
