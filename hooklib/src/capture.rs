@@ -4,7 +4,7 @@
 //! calls that may block on something else. Both call the real function exactly once, return its result, and keep its errno.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -19,6 +19,7 @@ use crate::cancellation::Deferred;
 use crate::inflight::Call;
 use crate::lifecycle;
 use crate::locks::{self, Held};
+use crate::path;
 use crate::real::{RealCall, errno, set_errno};
 use crate::session::{self, Mapped};
 
@@ -76,6 +77,11 @@ impl<'c> Capture<'c> {
 
     pub fn watches(&self, file: FileId) -> bool {
         self.session.watches(file.device)
+    }
+
+    /// True if nothing that happens to the entry at `path` can matter to the session. So a slow file system of no interest holds up nobody else.
+    pub fn is_elsewhere(&self, dirfd: c_int, path: &CStr) -> bool {
+        path::device(dirfd, path).is_some_and(|device| !self.session.watches(device))
     }
 
     pub fn append(&self, record: &Record<'_>) {

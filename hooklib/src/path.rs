@@ -6,7 +6,7 @@
 use std::ffi::{CStr, c_char, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 
 use crate::real::{errno, set_errno, syscall};
 
@@ -151,6 +151,19 @@ pub fn of_entry<'e>(dirfd: c_int, path: &CStr, entry: &'e mut PathBuffer) -> Opt
     }
     entry.push(name)?;
     Some(entry.as_bytes())
+}
+
+/// The device that the entry which `path` names is on, or would be. None if that can't be told, as behind a symbolic link.
+#[inline(never)]
+pub fn device(dirfd: c_int, path: &CStr) -> Option<u64> {
+    if let Some(stat) = look(dirfd, path, false) {
+        let is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+        return (!is_link).then_some(stat.st_dev);
+    }
+    let (parent, _) = split(path.to_bytes())?;
+    let mut parent_path = PathBuffer::new();
+    parent_path.push(parent)?;
+    Some(look(dirfd, parent_path.as_c_str(), true)?.st_dev)
 }
 
 /// Parent directory and last component. None if the last component names no entry of its parent.

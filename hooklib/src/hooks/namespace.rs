@@ -41,6 +41,11 @@ impl Entry {
         unsafe { path::given(self.path) }
     }
 
+    fn is_elsewhere(&self, capture: &Capture<'_>) -> bool {
+        let given = self.given();
+        given.is_some_and(|path| capture.is_elsewhere(self.dirfd, path))
+    }
+
     fn look(&self) -> Option<Stat> {
         path::look(self.dirfd, self.given()?, false)
     }
@@ -81,8 +86,9 @@ type Real<'r, F> = &'r RealCall<c_int, F>;
 /// A file that loses its last name is kept by this until the lock of the names is free again.
 pub type Kept = Option<OwnedFd>;
 
-/// Makes `real` under the lock of the names; `note` makes the call in its turn. Idle it is not registered, since a path may lead to anything.
+/// Makes `real`, which changes `entry`, under the lock of the names; `note` makes the call in its turn. Idle it is not registered, since a path may lead to anything.
 pub fn renamed<F: FnOnce() -> c_int>(
+    entry: Entry,
     real: F,
     note: impl FnOnce(&Capture<'_>, Real<'_, F>) -> Kept,
 ) -> c_int {
@@ -90,7 +96,8 @@ pub fn renamed<F: FnOnce() -> c_int>(
     let seen = lifecycle::control();
     if seen.mode() != Mode::Idle
         && let Some(call) = Call::enter()
-        && !call.idle()
+        && let Some(capture) = Capture::of(&call)
+        && !entry.is_elsewhere(&capture)
     {
         return recorded(&call, -1, real, |capture, real| {
             let names = (!capture.nested()).then(locks::namespace);
@@ -123,7 +130,7 @@ fn is_directory(stat: &Stat) -> bool {
 }
 
 pub fn rename_entry(from: Entry, to: Entry, flags: c_uint, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(real, |capture, real| {
+    renamed(from, real, |capture, real| {
         let (moved, target) = (from.look(), to.look());
         let kept = to.keep(target.as_ref());
         let (mut old, mut new) = (PathBuffer::new(), PathBuffer::new());
@@ -168,7 +175,7 @@ fn note_renamed(
 
 /// unlink, rmdir, remove: the entry tells which of them it was.
 pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(real, |capture, real| {
+    renamed(entry, real, |capture, real| {
         let before = entry.look();
         let file = before.as_ref().and_then(|before| capture.entry(before));
         let mut path = PathBuffer::new();
@@ -192,8 +199,8 @@ pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 /// As [`renamed`], of a call that makes something: `note` is for when it succeeded.
-fn made(real: impl FnOnce() -> c_int, note: impl FnOnce(&Capture<'_>)) -> c_int {
-    renamed(real, |capture, real| {
+fn made(entry: Entry, real: impl FnOnce() -> c_int, note: impl FnOnce(&Capture<'_>)) -> c_int {
+    renamed(entry, real, |capture, real| {
         if real.run() == Some(0) {
             note(capture);
         }
@@ -218,7 +225,7 @@ fn make_entry<'p>(
 }
 
 pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    made(real, |capture| {
+    made(entry, real, |capture| {
         let mut unnamed = None;
         // A link to a symbolic link is one more symbolic link.
         let mut target = PathBuffer::new();
@@ -247,7 +254,7 @@ pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 pub fn make_directory(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    made(real, |capture| {
+    made(entry, real, |capture| {
         make_entry(
             capture,
             entry,
@@ -262,7 +269,7 @@ pub fn make_directory(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 pub fn make_symlink(target: *const c_char, entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    made(real, |capture| {
+    made(entry, real, |capture| {
         // SAFETY: the real call has read it.
         let target = unsafe { path::given(target) }.map_or(&b""[..], CStr::to_bytes);
         make_entry(capture, entry, &mut PathBuffer::new(), |file, _, path| {

@@ -52,9 +52,10 @@ pub unsafe fn creating<R: Copy>(
     let seen = lifecycle::control();
     if seen.mode() != engine::capture_log::Mode::Idle
         && let Some(call) = Call::enter()
-        && Capture::of(&call).is_some()
+        && let Some(capture) = Capture::of(&call)
         // SAFETY: the caller's word.
         && let Some(path) = unsafe { path::given(path) }
+        && !capture.is_elsewhere(dirfd, path)
     {
         return create_captured(call, dirfd, path, truncates, failed, real, fd_of);
     }
@@ -163,12 +164,15 @@ pub fn attributes(stat: &Stat) -> Attributes {
 }
 
 /// mkstemp and its like: the file they give is new.
-fn made_unique(real: impl FnOnce() -> c_int) -> c_int {
+fn made_unique(template: *const c_char, real: impl FnOnce() -> c_int) -> c_int {
     lifecycle::live_or_revived();
     let seen = lifecycle::control();
     if seen.mode() != engine::capture_log::Mode::Idle
         && let Some(call) = Call::enter()
-        && !call.idle()
+        && let Some(capture) = Capture::of(&call)
+        // SAFETY: a template is null or NUL-terminated.
+        && let Some(path) = unsafe { path::given(template) }
+        && !capture.is_elsewhere(libc::AT_FDCWD, path)
     {
         return recorded(&call, -1, real, |capture, real| {
             let _names = (!capture.nested()).then(locks::namespace);
@@ -192,25 +196,25 @@ cancellation_points! {
     mkstemp = libc::mkstemp, mkstemp64:
     (template: *mut c_char) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
-        made_unique(|| unsafe { real(template) })
+        made_unique(template, || unsafe { real(template) })
     }
 
     mkostemp = libc::mkostemp, mkostemp64:
     (template: *mut c_char, flags: c_int) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
-        made_unique(|| unsafe { real(template, flags) })
+        made_unique(template, || unsafe { real(template, flags) })
     }
 
     mkstemps = libc::mkstemps, mkstemps64:
     (template: *mut c_char, suffix_len: c_int) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
-        made_unique(|| unsafe { real(template, suffix_len) })
+        made_unique(template, || unsafe { real(template, suffix_len) })
     }
 
     mkostemps = libc::mkostemps, mkostemps64:
     (template: *mut c_char, suffix_len: c_int, flags: c_int) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
-        made_unique(|| unsafe { real(template, suffix_len, flags) })
+        made_unique(template, || unsafe { real(template, suffix_len, flags) })
     }
 
     // glibc's spellings when it checks, in a fortified program, that an open without a mode needs none. They may still empty a file.
