@@ -184,7 +184,8 @@ pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, Session
 
 /// The file behind a line of /proc/<pid>/maps (`start-end perms offset major:minor inode path`), if it is written through it. `root`: the process's.
 ///
-/// The line gives the device of the file system, stat that of its subvolume or layer, where there are such: what is at the path tells.
+/// The line gives the device of the file system, stat that of its subvolume or layer, where there are such: what is at the path tells. The path is our own process's way to the file, or
+/// the other's if ours has none.
 fn writable_mapping(line: &[u8], root: &Path) -> Option<FileId> {
     let mut fields = line.splitn(6, |byte| *byte == b' ');
     let perms = fields.nth(1)?;
@@ -195,9 +196,12 @@ fn writable_mapping(line: &[u8], root: &Path) -> Option<FileId> {
     let (_offset, device, inode) = (text()?, text()?, text()?);
     let inode = inode.parse().ok().filter(|inode| *inode != 0)?;
     let path = fields.next().unwrap_or_default().trim_ascii_start();
-    let path = root.join(catalog::path_of(path.strip_prefix(b"/")?));
-    let stat = std::fs::symlink_metadata(path).ok();
-    let device = match stat.filter(|stat| stat.ino() == inode) {
+    let path = catalog::path_of(path.strip_prefix(b"/").unwrap_or(path));
+    let found = [Path::new("/"), root].into_iter().find_map(|root| {
+        let stat = std::fs::symlink_metadata(root.join(path)).ok();
+        stat.filter(|stat| stat.ino() == inode)
+    });
+    let device = match found {
         Some(stat) => stat.dev(),
         None => {
             let (major, minor) = device.split_once(':')?;

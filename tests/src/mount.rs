@@ -78,6 +78,21 @@ impl Mount {
         Mount::made_by(&["mkfs.btrfs", "-q"], megabytes)
     }
 
+    /// A program's (FUSE): what is written to it goes to a directory beside it. Such a file system is not told to sync, and may know no flags of a rename.
+    pub fn in_user_space() -> Result<Mount, String> {
+        let mount = Mount {
+            home: scratch::dir(),
+            image: None,
+            below: None,
+        };
+        let inner = mount.home.path().join("inner");
+        for directory in [&inner, &mount.path()] {
+            std::fs::create_dir(directory).expect("A directory");
+        }
+        run("bindfs", &[text(&inner), text(&mount.path())])?;
+        Ok(mount)
+    }
+
     fn made_by(mkfs: &[&str], megabytes: u64) -> Result<Mount, String> {
         let home = scratch::dir();
         let image = home.path().join("image");

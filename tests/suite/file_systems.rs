@@ -63,7 +63,9 @@ fn back_up(server: &Server, target: &Path, number: u64, look: fn(&Path)) {
     let program = Program::for_server(server);
     // Slow enough that much changes meanwhile.
     let run = program.backup(target).arg("--test-freeze-at-cut");
-    let manifest = run.arg("--throttle=500M").success().manifest();
+    // A target in user space is slow while the log fills.
+    let run = run.arg("--throttle=500M").arg("--log-size=256M");
+    let manifest = run.success().manifest();
     let golden = &manifest["golden"];
     let none = Value::Array(Vec::new());
     assert_eq!(golden["differences"], none, "Backup {number}");
@@ -117,6 +119,21 @@ fn a_backup_on_xfs_shares_blocks_with_its_source_and_is_golden() {
 #[test]
 fn a_backup_on_btrfs_shares_blocks_with_its_source_and_is_golden() {
     backups_are_golden_on(Mount::btrfs(MEGABYTES), is_shared);
+}
+
+#[test]
+fn a_backup_to_a_file_system_in_user_space_is_golden() {
+    let mount = match Mount::in_user_space() {
+        Ok(mount) => mount,
+        Err(reason) => skip!("{reason}"),
+    };
+    let server = ServerOptions::hooked().start();
+    make_quiet_table(&server);
+    let load = Load::mixed(&server, 1);
+    load.wait_for_statements(100);
+    back_up(&server, &mount.path().join("backup"), 1, |_| ());
+    load.stop_cleanly();
+    checksums::assert_tables_in_order(&server, "The source");
 }
 
 #[test]

@@ -95,7 +95,7 @@ fn failures(program: &str, action: &str, seed: u64, cuts: u64) -> Vec<String> {
 }
 
 fn every_action_is_mirrored(program: &str) {
-    let cuts = if long() { 40 } else { 3 };
+    let cuts = if long() { 20 } else { 3 };
     let only = std::env::var("HOTMIRROR_ACTION").ok();
     let found: Vec<String> = actions(program)
         .iter()
@@ -180,7 +180,7 @@ fn random_exercises_are_mirrored() {
 
 #[test]
 fn random_exercises_of_many_seeds_are_mirrored() {
-    let (seeds, cuts) = if long() { (60, 8) } else { (2, 2) };
+    let (seeds, cuts) = if long() { (40, 4) } else { (2, 2) };
     let first = std::env::var("HOTMIRROR_SEED").map_or(2, |seed| seed.parse().expect("A number"));
     let found: Vec<String> = (first..first + seeds)
         .flat_map(|seed| {
