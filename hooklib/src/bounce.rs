@@ -10,13 +10,12 @@
 //! filled: to touch the pages one by one for the first time would hold up a write of some megabytes for a millisecond. To bring in all of them at once may still, so long writes
 //! bring in a part each while records carry no payloads yet.
 
-use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use libc::iovec;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-use crate::caller_memory::copy;
+use crate::caller_memory::{copy, each_part};
 use crate::capture::Buffers;
 
 /// A buffer longer than this is brought in as a whole.
@@ -30,8 +29,6 @@ const PAGE_LEN_MIN: usize = 4096;
 const BUFFER_COUNT_MAX: usize = 64;
 /// A write longer than this is not copied.
 const LEN_MAX: usize = 64 << 20;
-/// IOV_MAX.
-const ARRAY_LEN_MAX: usize = 1024;
 
 /// Buffers of one length, mapped together and kept.
 struct Pool {
@@ -62,32 +59,6 @@ impl Pool {
 
 /// Servers write pages of at most the first length one by one, and hardly ever more of a log at a time than the second.
 static POOLS: [Pool; 2] = [Pool::new(64 << 10, BUFFER_COUNT_MAX), Pool::new(4 << 20, 4)];
-
-/// Gives the elements of a caller's array. None if one of them can't be read, or `visit` gives it.
-fn each_part(
-    array: *const iovec,
-    count: usize,
-    mut visit: impl FnMut(&iovec) -> Option<()>,
-) -> Option<()> {
-    const SHARE: usize = 32;
-    if count > ARRAY_LEN_MAX {
-        return None;
-    }
-    let mut parts = [const { MaybeUninit::<iovec>::uninit() }; SHARE];
-    for first in (0..count).step_by(SHARE) {
-        let room = parts.get_mut(..SHARE.min(count - first))?;
-        let from = array.wrapping_add(first).cast();
-        // SAFETY: `room` is as long as that.
-        if !unsafe { copy(from, room.as_mut_ptr().cast(), size_of_val(room)) } {
-            return None;
-        }
-        for part in room {
-            // SAFETY: it has just been filled, and an iovec is valid whatever its bytes.
-            visit(unsafe { part.assume_init_ref() })?;
-        }
-    }
-    Some(())
-}
 
 /// Page-aligned, so that it serves direct I/O.
 pub struct Bounce {

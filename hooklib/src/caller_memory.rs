@@ -12,6 +12,8 @@
 use std::ffi::c_long;
 use std::mem::MaybeUninit;
 
+use libc::iovec;
+
 use crate::real::{errno, set_errno, syscall};
 
 /// Copied behind one look: the smallest page that there is. Where pages are larger, each is looked at more than once.
@@ -19,6 +21,8 @@ const PAGE_LEN: usize = 4096;
 /// What the kernel calls a signal set. An aligned one never lies in two pages.
 const LOOK_LEN: usize = size_of::<u64>();
 const NO_HOW: c_long = -1;
+/// IOV_MAX.
+const ARRAY_LEN_MAX: usize = 1024;
 
 /// Copies `len` bytes. False if not all of them can be read; errno is the caller's to keep.
 ///
@@ -55,6 +59,35 @@ pub unsafe fn peek<T: Copy>(address: *const T) -> Option<T> {
     set_errno(before);
     // SAFETY: every byte of it has been read, and the caller's word.
     read.then(|| unsafe { value.assume_init() })
+}
+
+/// Gives the elements of a caller's array. None if one of them can't be read, or `visit` gives it. errno stays, but for what `visit` does.
+pub fn each_part(
+    array: *const iovec,
+    count: usize,
+    mut visit: impl FnMut(&iovec) -> Option<()>,
+) -> Option<()> {
+    const SHARE: usize = 32;
+    if count > ARRAY_LEN_MAX {
+        return None;
+    }
+    let mut parts = [const { MaybeUninit::<iovec>::uninit() }; SHARE];
+    for first in (0..count).step_by(SHARE) {
+        let room = parts.get_mut(..SHARE.min(count - first))?;
+        let from = array.wrapping_add(first).cast();
+        let before = errno();
+        // SAFETY: `room` is as long as that.
+        let read = unsafe { copy(from, room.as_mut_ptr().cast(), size_of_val(room)) };
+        set_errno(before);
+        if !read {
+            return None;
+        }
+        for part in room {
+            // SAFETY: it has just been filled, and an iovec is valid whatever its bytes.
+            visit(unsafe { part.assume_init_ref() })?;
+        }
+    }
+    Some(())
 }
 
 /// False if the kernel says that an aligned address can't be read. Where it refuses the call itself, all are taken to be readable: a bad one is then a SIGSEGV, in a server that is

@@ -18,7 +18,7 @@ use engine::capture_log::{FileId, LostReason};
 use libc::{c_int, c_long, c_void, iovec, timespec};
 use rustix::fs::OFlags;
 
-use crate::caller_memory::peek;
+use crate::caller_memory::{each_part, peek};
 use crate::capture::{Buffers, Capture, open_flags, recorded};
 use crate::inflight::Call;
 use crate::lifecycle;
@@ -98,17 +98,14 @@ impl Submitted {
                 iov_len: len,
             };
             write.part_count = 1;
-        } else if len <= PARTS_MAX {
-            let array = arguments.buf.cast::<iovec>();
-            for (index, part) in write.parts.iter_mut().take(len).enumerate() {
-                // SAFETY: an iovec is valid whatever its bytes.
-                let Some(given) = (unsafe { peek(array.wrapping_add(index)) }) else {
-                    return write;
-                };
-                *part = given;
-            }
-            write.part_count = len;
+            return write;
         }
+        let mut room = write.parts.iter_mut();
+        let all = each_part(arguments.buf.cast(), len, |part| {
+            *room.next()? = *part;
+            Some(())
+        });
+        write.part_count = all.map_or(0, |()| len);
         write
     }
 }
