@@ -581,8 +581,9 @@ impl Catalog {
     }
 
     /// Something happened to these names or files that no record tells of: another scan is needed, and the files are copied again whatever is recorded of them
-    /// until it comes, since a record would explain to it the other change, too.
-    pub fn distrust(&mut self, paths: &[PathBuf], why: &str) {
+    /// until it comes, since a record would explain to it the other change, too. Gives the reason, if there is one.
+    pub fn distrust(&mut self, paths: &[PathBuf]) -> Option<String> {
+        let why = format!("{} changed without a record", paths.first()?.display());
         for path in paths {
             if let Some(Node::File(file)) = self.names.get(path.as_os_str())
                 && let Some(state) = self.files.get_mut(file)
@@ -590,7 +591,8 @@ impl Catalog {
                 state.dirty.insert(WHOLE);
             }
         }
-        self.ask_for_scan(why);
+        self.ask_for_scan(&why);
+        Some(why)
     }
 }
 

@@ -12,6 +12,8 @@ pub mod digest;
 #[cfg(not(loom))]
 pub mod extents;
 #[cfg(not(loom))]
+pub mod file_system;
+#[cfg(not(loom))]
 pub mod human;
 #[cfg(not(loom))]
 pub mod live;

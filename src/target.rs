@@ -26,6 +26,7 @@ mod direct;
 pub(crate) use self::confirm::confirm;
 
 use self::direct::Part;
+use crate::file_system::FileSystem;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
@@ -169,13 +170,15 @@ impl Stage {
 
     /// True if files on these devices can share their blocks with copies in this stage.
     pub fn shares_blocks_with(&self, devices: &[u64]) -> bool {
-        const BTRFS_MAGIC: u64 = 0x9123_683e;
-        const XFS_MAGIC: u64 = 0x5846_5342;
         let same = fs::metadata(&self.path).is_ok_and(|metadata| {
             devices.contains(&std::os::unix::fs::MetadataExt::dev(&metadata))
         });
-        let kind = rustix::fs::fstatfs(&self.directory).map_or(0, |stat| stat.f_type as u64);
-        (same && kind == XFS_MAGIC) || kind == BTRFS_MAGIC
+        match FileSystem::of(&self.directory) {
+            FileSystem::Xfs => same,
+            // Each subvolume has a device number of its own.
+            FileSystem::Btrfs => true,
+            _ => false,
+        }
     }
 
     /// Cuts `by` bytes off a copy. False if it has no more than that, or can't be cut.

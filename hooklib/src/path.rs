@@ -91,6 +91,12 @@ pub fn directory(dirfd: c_int) -> BorrowedFd<'static> {
 /// # Safety
 /// If it can be read, it is NUL-terminated, and unchanged during the hooked call.
 pub unsafe fn given<'p>(path: *const c_char) -> Option<&'p CStr> {
+    // SAFETY: the kernel has read it to its end.
+    is_usable(path).then(|| unsafe { CStr::from_ptr(path) })
+}
+
+/// True if the kernel can read the path at this address, and finds it no longer than a path may be.
+pub fn is_usable(path: *const c_char) -> bool {
     let before = errno();
     let args = [
         libc::AT_FDCWD.into(),
@@ -104,8 +110,7 @@ pub unsafe fn given<'p>(path: *const c_char) -> Option<&'p CStr> {
     let found = unsafe { syscall(libc::SYS_faccessat, args) };
     let unusable = found < 0 && matches!(errno(), libc::EFAULT | libc::ENAMETOOLONG);
     set_errno(before);
-    // SAFETY: the kernel has read it to its end.
-    (!path.is_null() && !unusable).then(|| unsafe { CStr::from_ptr(path) })
+    !path.is_null() && !unusable
 }
 
 /// What `path` names now; None if nothing, or if it can't be seen.

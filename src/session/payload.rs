@@ -95,9 +95,7 @@ impl Session {
                     unexplained.len(),
                     path.display()
                 ));
-                let why = format!("{} changed without a record", path.display());
-                core.state.lock().catalog.distrust(&unexplained, &why);
-                Ok(Some(why))
+                Ok(core.state.lock().catalog.distrust(&unexplained))
             }
         }
     }
@@ -181,9 +179,7 @@ impl Session {
             unexplained.len(),
             path.display()
         ));
-        let why = format!("{} changed without a record", path.display());
-        core.state.lock().catalog.distrust(&unexplained, &why);
-        Ok(Some(why))
+        Ok(core.state.lock().catalog.distrust(&unexplained))
     }
 
     pub(super) fn leave_payload(&mut self) -> Result<(), SessionError> {

@@ -8,14 +8,13 @@ use std::io;
 use std::sync::OnceLock;
 
 use crate::copy;
+use crate::file_system::FileSystem;
 
-const FUSE_MAGIC: u64 = 0x6573_5546;
 /// The first whose `syncfs` tells of all failures (fs/sync.c).
 const LINUX_TELLS: (u32, u32) = (5, 8);
 
 /// Brings a copy to the disk where syncing its file system would not, or might fail to without a word.
 pub(crate) fn confirm(copy: &File) -> io::Result<()> {
-    let kind = rustix::fs::fstatfs(copy).map_or(0, |stat| stat.f_type as u64);
     static TELLS: OnceLock<bool> = OnceLock::new();
     let tells = TELLS.get_or_init(|| {
         let release = rustix::system::uname()
@@ -24,8 +23,8 @@ pub(crate) fn confirm(copy: &File) -> io::Result<()> {
             .into_owned();
         version(&release).is_some_and(|version| version >= LINUX_TELLS)
     });
-    match (kind, *tells) {
-        (FUSE_MAGIC, _) => copy.sync_all(),
+    match (FileSystem::of(copy), *tells) {
+        (FileSystem::Fuse, _) => copy.sync_all(),
         (_, true) => Ok(()),
         // It tells those that nobody was told of so far.
         (_, false) => copy::wait_until_written(copy, 0, 0),

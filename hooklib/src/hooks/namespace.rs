@@ -3,10 +3,12 @@
 //! A record needs the path and what it names. Both are learned while the entry exists: before a removal, after a creation. If the path can't be learned (no
 //! descriptor left, a path too long), the record is Rescan: the names changed, look for yourself.
 
+use std::cell::OnceCell;
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 
 use engine::capture_log::{FileId, Mode, Record};
+use engine::file_system::FileSystem;
 use libc::{c_char, c_int, c_uint, mode_t};
 use rustix::fs::{FileType, Mode as Permissions, OFlags, Stat};
 
@@ -18,27 +20,30 @@ use crate::real::RealCall;
 use crate::{lifecycle, locks};
 
 /// A directory entry as the caller names it.
-#[derive(Clone, Copy)]
 pub struct Entry {
     dirfd: c_int,
     path: *const c_char,
+    /// Asked once, and only while capturing: that is a system call.
+    usable: OnceCell<bool>,
 }
 
 impl Entry {
     pub fn at(dirfd: c_int, path: *const c_char) -> Entry {
-        Entry { dirfd, path }
-    }
-
-    pub fn here(path: *const c_char) -> Entry {
         Entry {
-            dirfd: libc::AT_FDCWD,
+            dirfd,
             path,
+            usable: OnceCell::new(),
         }
     }
 
+    pub fn here(path: *const c_char) -> Entry {
+        Entry::at(libc::AT_FDCWD, path)
+    }
+
     fn given(&self) -> Option<&CStr> {
-        // SAFETY: a path that a caller gives to libc is null or NUL-terminated.
-        unsafe { path::given(self.path) }
+        let usable = *self.usable.get_or_init(|| path::is_usable(self.path));
+        // SAFETY: the kernel has read it to its end.
+        usable.then(|| unsafe { CStr::from_ptr(self.path) })
     }
 
     fn is_elsewhere(&self, capture: &Capture<'_>) -> bool {
@@ -67,8 +72,7 @@ impl Entry {
         let directory = path::directory(self.dirfd);
         let file =
             rustix::fs::openat(directory, self.given()?, flags, Permissions::empty()).ok()?;
-        let kind = rustix::fs::fstatfs(&file).ok()?.f_type as u64;
-        LOCAL_MAGICS.contains(&kind).then_some(file)
+        FileSystem::of(&file).frees_when_closed().then_some(file)
     }
 
     fn learn<'p>(&self, path: &'p mut PathBuffer) -> Option<&'p [u8]> {
@@ -78,8 +82,6 @@ impl Entry {
 
 /// To free a file of 64 MiB takes some milliseconds; in units of 512 bytes.
 const LONG_BLOCKS: i64 = (64 << 20) / 512;
-/// ext2 to ext4, XFS, btrfs. On NFS, a file that is in use gets another name when it is removed.
-const LOCAL_MAGICS: [u64; 3] = [0xef53, 0x5846_5342, 0x9123_683e];
 
 type Real<'r, F> = &'r RealCall<c_int, F>;
 
@@ -88,7 +90,7 @@ pub type Kept = Option<OwnedFd>;
 
 /// Makes `real`, which changes `entry`, under the lock of the names; `note` makes the call in its turn. Idle it is not registered, since a path may lead to anything.
 pub fn renamed<F: FnOnce() -> c_int>(
-    entry: Entry,
+    entry: &Entry,
     real: F,
     note: impl FnOnce(&Capture<'_>, Real<'_, F>) -> Kept,
 ) -> c_int {
@@ -130,7 +132,7 @@ fn is_directory(stat: &Stat) -> bool {
 }
 
 pub fn rename_entry(from: Entry, to: Entry, flags: c_uint, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(from, real, |capture, real| {
+    renamed(&from, real, |capture, real| {
         let (moved, target) = (from.look(), to.look());
         let kept = to.keep(target.as_ref());
         let (mut old, mut new) = (PathBuffer::new(), PathBuffer::new());
@@ -175,7 +177,7 @@ fn note_renamed(
 
 /// unlink, rmdir, remove: the entry tells which of them it was.
 pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    renamed(entry, real, |capture, real| {
+    renamed(&entry, real, |capture, real| {
         let before = entry.look();
         let file = before.as_ref().and_then(|before| capture.entry(before));
         let mut path = PathBuffer::new();
@@ -199,7 +201,7 @@ pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 /// As [`renamed`], of a call that makes something: `note` is for when it succeeded.
-fn made(entry: Entry, real: impl FnOnce() -> c_int, note: impl FnOnce(&Capture<'_>)) -> c_int {
+fn made(entry: &Entry, real: impl FnOnce() -> c_int, note: impl FnOnce(&Capture<'_>)) -> c_int {
     renamed(entry, real, |capture, real| {
         if real.run() == Some(0) {
             note(capture);
@@ -211,7 +213,7 @@ fn made(entry: Entry, real: impl FnOnce() -> c_int, note: impl FnOnce(&Capture<'
 /// A call that makes `entry`, which `record` describes from what is there afterwards.
 fn make_entry<'p>(
     capture: &Capture<'_>,
-    entry: Entry,
+    entry: &Entry,
     path: &'p mut PathBuffer,
     record: impl FnOnce(FileId, &Stat, &'p [u8]) -> Record<'p>,
 ) {
@@ -225,13 +227,13 @@ fn make_entry<'p>(
 }
 
 pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    made(entry, real, |capture| {
+    made(&entry, real, |capture| {
         let mut unnamed = None;
         // A link to a symbolic link is one more symbolic link.
         let mut target = PathBuffer::new();
         if let Some(target) = entry.symlink_target(&mut target) {
             let path = &mut PathBuffer::new();
-            return make_entry(capture, entry, path, |file, _, path| Record::Symlink {
+            return make_entry(capture, &entry, path, |file, _, path| Record::Symlink {
                 file,
                 path,
                 target,
@@ -239,7 +241,7 @@ pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
         }
         make_entry(
             capture,
-            entry,
+            &entry,
             &mut PathBuffer::new(),
             |file, made, path| {
                 unnamed = Some(file).filter(|_| made.st_nlink == 1);
@@ -254,10 +256,10 @@ pub fn link_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 pub fn make_directory(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    made(entry, real, |capture| {
+    made(&entry, real, |capture| {
         make_entry(
             capture,
-            entry,
+            &entry,
             &mut PathBuffer::new(),
             |file, made, path| Record::Mkdir {
                 file,
@@ -269,10 +271,10 @@ pub fn make_directory(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
 }
 
 pub fn make_symlink(target: *const c_char, entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
-    made(entry, real, |capture| {
+    made(&entry, real, |capture| {
         // SAFETY: the real call has read it.
         let target = unsafe { path::given(target) }.map_or(&b""[..], CStr::to_bytes);
-        make_entry(capture, entry, &mut PathBuffer::new(), |file, _, path| {
+        make_entry(capture, &entry, &mut PathBuffer::new(), |file, _, path| {
             Record::Symlink { file, path, target }
         });
     })
