@@ -108,6 +108,7 @@ pub struct Catalog {
     records: u64,
     dropped: Vec<u64>,
     needs_scan: Option<String>,
+    mapped: HashSet<FileId>,
     pub stats: CatalogStats,
 }
 
@@ -125,6 +126,7 @@ impl Catalog {
             records: 0,
             dropped: Vec::new(),
             needs_scan: None,
+            mapped: HashSet::new(),
             stats: CatalogStats::default(),
         }
     }
@@ -264,6 +266,25 @@ impl Catalog {
     pub fn note_data(&mut self, file: FileId, range: Range<u64>) {
         if let Some(state) = self.count_data(file) {
             state.dirty.insert(range);
+        }
+    }
+
+    /// Notes that the server maps these files for writing, or did: what it stores there has no record.
+    pub fn note_mapped(&mut self, files: impl IntoIterator<Item = FileId>) {
+        self.mapped.extend(files);
+    }
+
+    /// A file of the backup that was mapped for writing since [`Catalog::note_unmapped`].
+    pub fn mapped(&self) -> Option<FileId> {
+        let mut mapped = self.mapped.iter().copied();
+        mapped.find(|file| self.files.contains_key(file))
+    }
+
+    /// Notes that nothing is mapped for writing any more: what was has to be copied once more, whenever it was copied before. A store to a page that is
+    /// still to be written changes not even the file's times.
+    pub fn note_unmapped(&mut self) {
+        for file in std::mem::take(&mut self.mapped) {
+            self.note_data(file, WHOLE);
         }
     }
 

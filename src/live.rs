@@ -30,8 +30,6 @@ pub struct Mirror {
     digests: Arc<Digests>,
     open: HashMap<u64, File>,
     pub payload_bytes: u64,
-    /// A file of the backup that the server has mapped for writing since records are applied: what it stores there has none.
-    pub mapped: Option<FileId>,
 }
 
 impl Mirror {
@@ -41,7 +39,6 @@ impl Mirror {
             digests,
             open: HashMap::new(),
             payload_bytes: 0,
-            mapped: None,
         }
     }
 
@@ -59,9 +56,7 @@ impl Mirror {
             }
             Record::Opaque { file, mapped } => {
                 catalog.note_data(file, WHOLE);
-                if mapped && catalog.file(file).is_some() {
-                    self.mapped = Some(file);
-                }
+                catalog.note_mapped(mapped.then_some(file));
                 Ok(())
             }
             Record::Write { file, .. }

@@ -130,11 +130,6 @@ impl Stage {
         let files = path.join(FILES_NAME);
         let made = builder.create(&files).and_then(|()| File::open(&path));
         let made = made.map_err(TargetError::io("create", &files));
-        let made = made.and_then(|directory| {
-            let given = check_owners(&files);
-            given.map_err(TargetError::io("give to another user", &files))?;
-            Ok(directory)
-        });
         let directory = made.inspect_err(|_| _ = fs::remove_dir_all(&path))?;
         Ok(Stage {
             path,
@@ -166,6 +161,26 @@ impl Stage {
             .create(true)
             .truncate(false)
             .open(self.slot_path(slot))
+    }
+
+    /// Whether what is made here can be given to the owner of `source`: not where root is somebody else, as on NFS with root_squash, and all would be copied before it
+    /// shows.
+    pub fn check_owner(&self, source: &Path) -> Result<(), TargetError> {
+        use std::os::unix::fs::{MetadataExt, chown};
+        let path = self.path.join(FILES_NAME);
+        let owner = |path| fs::metadata(path).map(|found| (found.uid(), found.gid()));
+        let (Ok(wanted), Ok(own)) = (owner(source), owner(&path)) else {
+            return Ok(());
+        };
+        if !rustix::process::geteuid().is_root() || wanted == own {
+            return Ok(());
+        }
+        let give = |(user, group)| {
+            let failed = TargetError::io("give to another user", &path);
+            chown(&path, Some(user), Some(group)).map_err(failed)
+        };
+        give(wanted)?;
+        give(own)
     }
 
     /// True if files on these devices can share their blocks with copies in this stage.
@@ -268,23 +283,6 @@ fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
             Err(_) => fs::rename(from, to),
         },
         result => Ok(result?),
-    }
-}
-
-/// A directory with other users' files can be given to them: fails where root is somebody else at the target, as on NFS with root_squash, and all would be copied
-/// before it shows.
-fn check_owners(directory: &Path) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt, chown};
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let was = fs::symlink_metadata(directory)?;
-    const SOMEBODY: u32 = 1;
-    match chown(directory, Some(SOMEBODY), Some(SOMEBODY)) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-        // In a user namespace there may be no such user.
-        Err(_) => Ok(()),
-        Ok(()) => chown(directory, Some(was.uid()), Some(was.gid())),
     }
 }
 

@@ -4,7 +4,7 @@
 //! calls that may block on something else. Both call the real function exactly once, return its result, and keep its errno.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{Ordering, compiler_fence};
@@ -19,7 +19,6 @@ use crate::cancellation::Deferred;
 use crate::inflight::Call;
 use crate::lifecycle;
 use crate::locks::{self, Held};
-use crate::path;
 use crate::real::{RealCall, errno, set_errno};
 use crate::session::{self, Mapped};
 
@@ -51,15 +50,7 @@ impl<'c> Capture<'c> {
 
     /// The file behind `fd`, if it is one that the session watches.
     pub fn file(&self, fd: c_int) -> Option<FileId> {
-        let Some(seen) = look(fd, StatxFlags::TYPE | StatxFlags::INO) else {
-            return self.identify(&stat(fd)?);
-        };
-        let file = FileId {
-            device: rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor),
-            inode: seen.stx_ino,
-        };
-        let is_regular = FileType::from_raw_mode(seen.stx_mode.into()) == FileType::RegularFile;
-        (is_regular && self.watches(file)).then_some(file)
+        file(fd).filter(|file| self.watches(*file))
     }
 
     /// As [`Capture::file`], if its changes go into the log under locks that give them the files' order.
@@ -79,9 +70,8 @@ impl<'c> Capture<'c> {
         self.session.watches(file.device)
     }
 
-    /// True if nothing that happens to the entry at `path` can matter to the session. So a slow file system of no interest holds up nobody else.
-    pub fn is_elsewhere(&self, dirfd: c_int, path: &CStr) -> bool {
-        path::device(dirfd, path).is_some_and(|device| !self.session.watches(device))
+    pub fn watches_device(&self, device: u64) -> bool {
+        self.session.watches(device)
     }
 
     pub fn append(&self, record: &Record<'_>) {
@@ -253,6 +243,23 @@ pub fn size(fd: c_int) -> Option<u64> {
         Some(seen) => Some(seen.stx_size),
         None => stat(fd).and_then(|stat| u64::try_from(stat.st_size).ok()),
     }
+}
+
+/// What a descriptor stands for, if that is a regular file.
+pub fn file(fd: c_int) -> Option<FileId> {
+    let (mode, file) = match look(fd, StatxFlags::TYPE | StatxFlags::INO) {
+        Some(seen) => {
+            let device = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
+            let inode = seen.stx_ino;
+            (seen.stx_mode.into(), FileId { device, inode })
+        }
+        None => {
+            let stat = stat(fd)?;
+            let (device, inode) = (stat.st_dev, stat.st_ino);
+            (stat.st_mode, FileId { device, inode })
+        }
+    };
+    (FileType::from_raw_mode(mode) == FileType::RegularFile).then_some(file)
 }
 
 pub fn is_regular(stat: &Stat) -> bool {

@@ -472,6 +472,45 @@ fn an_asynchronous_write_is_noted_as_it_was_submitted() {
 }
 
 #[test]
+fn writes_with_one_control_block_are_told_apart_by_the_programs_data() {
+    for mode in [Mode::Extents, Mode::Payload] {
+        let scratch = Scratch::new();
+        let names = prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, mode);
+        assert_eq!(victim.act("aio_submit a 100 50 7"), 1);
+        assert_eq!(victim.act("aio_submit_again a 300 40 8"), 1);
+        assert!(victim.act("aio_fetch") > 0);
+        let taken = session.drain();
+        let mut lines: Vec<String> = taken
+            .iter()
+            .map(|taken| line(taken, &names, &scratch.data()))
+            .collect();
+        lines.sort();
+        let expected = match mode {
+            Mode::Payload => ["write a 100+50 of 7", "write a 300+40 of 8"],
+            _ => ["write a 100+50", "write a 300+40"],
+        };
+        assert_eq!(lines, expected);
+        assert!(session.link.is_quiet().expect("A barrier"));
+        assert_eq!(session.segment.reader().lost(), None);
+    }
+}
+
+#[test]
+fn a_session_in_which_two_writes_can_not_be_told_apart_is_lost() {
+    let scratch = Scratch::new();
+    prepare(&scratch);
+    let mut victim = Victim::start(&scratch);
+    let session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
+    assert_eq!(victim.act("aio_submit a 100 50 7"), 1);
+    assert_eq!(victim.act("aio_submit_same a 300 40 8"), 1);
+    let lost = session.segment.reader().lost();
+    let reason = LostReason::AioReused as u32;
+    assert_eq!(lost.map(|(reason, _)| reason), Some(reason));
+}
+
+#[test]
 fn a_large_file_that_loses_its_last_name_is_freed_and_leaves_no_descriptor() {
     let scratch = Scratch::new();
     let names = prepare(&scratch);

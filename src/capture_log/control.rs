@@ -52,6 +52,8 @@ pub enum LostReason {
     AioTableFull = 4,
     /// The context of asynchronous writes was destroyed, as a server does when it ends, and nobody knows what was in flight; no detail.
     AioContextDestroyed = 5,
+    /// A control block was submitted once more, with the same data in it, before its first write had completed: no event tells of which of the two it is; no detail.
+    AioReused = 6,
 }
 
 impl LostReason {
@@ -62,6 +64,7 @@ impl LostReason {
             3 => Some(LostReason::Unidentified),
             4 => Some(LostReason::AioTableFull),
             5 => Some(LostReason::AioContextDestroyed),
+            6 => Some(LostReason::AioReused),
             _ => None,
         }
     }

@@ -43,6 +43,10 @@ pub(super) fn unexplained(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
         core.link.grace(true, core.options.grace_bound)?;
         core.drain()?;
         let catalog = &core.state.lock().catalog;
+        if catalog.needs_scan().is_some() {
+            // They moved in a way that only a scan tells, which accuses nobody.
+            return Ok(Vec::new());
+        }
         let quiet = catalog.stats.name_records == before;
         let still: Vec<PathBuf> = suspects
             .into_iter()
@@ -153,6 +157,15 @@ impl Beyond {
 
 /// A file of the backup of which the server has a writable shared mapping: stores to it pass no function.
 pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, SessionError> {
+    let mapped = mapped_files(core)?;
+    let state = core.state.lock();
+    let mut names = state.catalog.names();
+    let found = names.find(|(_, node)| matches!(node, Node::File(file) if mapped.contains(file)));
+    Ok(found.map(|(path, _)| path.to_path_buf()))
+}
+
+/// All files of which the server has a writable shared mapping.
+pub(super) fn mapped_files(core: &Core) -> Result<HashSet<FileId>, SessionError> {
     let maps = PathBuf::from(format!("/proc/{}/maps", core.options.pid));
     let text = match std::fs::read(&maps) {
         Ok(text) => text,
@@ -160,7 +173,7 @@ pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, Session
             core.warn(format!(
                 "Cannot see which files the server has mapped: {error}"
             ));
-            return Ok(None);
+            return Ok(HashSet::new());
         }
         Err(source) => {
             let action = "read";
@@ -172,14 +185,9 @@ pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, Session
         }
     };
     let root = PathBuf::from(format!("/proc/{}/root", core.options.pid));
-    let mapped: HashSet<FileId> = text
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| writable_mapping(line, &root))
-        .collect();
-    let state = core.state.lock();
-    let mut names = state.catalog.names();
-    let found = names.find(|(_, node)| matches!(node, Node::File(file) if mapped.contains(file)));
-    Ok(found.map(|(path, _)| path.to_path_buf()))
+    let lines = text.split(|byte| *byte == b'\n');
+    let files = lines.filter_map(|line| writable_mapping(line, &root));
+    Ok(files.collect())
 }
 
 /// The file behind a line of /proc/<pid>/maps (`start-end perms offset major:minor inode path`), if it is written through it. `root`: the process's.

@@ -21,7 +21,8 @@ use crate::source::Traits;
 use crate::target::Stage;
 
 /// What is removed while the log is read takes a few milliseconds.
-const REMOVED_AT_ONCE_COUNT: u32 = 64;
+/// A target may take a while for each, and the log fills meanwhile.
+const REMOVING_AT_ONCE: Duration = Duration::from_millis(5);
 const REMOVED_AT_ONCE_BYTES: u64 = 64 << 20;
 
 /// What the reader does with the records that it takes.
@@ -150,7 +151,8 @@ impl Core {
 
     /// As much of it as takes a moment: a long copy goes piece by piece.
     pub fn remove_some_dropped(&self) {
-        for _ in 0..REMOVED_AT_ONCE_COUNT {
+        let start = Instant::now();
+        while start.elapsed() < REMOVING_AT_ONCE {
             let Some(slot) = self.next_dropped() else {
                 return;
             };

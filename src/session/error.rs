@@ -115,6 +115,9 @@ fn describe(reason: u32, detail: u64) -> String {
         Some(LostReason::AioContextDestroyed) => {
             "asynchronous writes may have been in flight when their context was destroyed".into()
         }
+        Some(LostReason::AioReused) => {
+            "an asynchronous write was submitted in the control block and with the data of one that was in flight".into()
+        }
         None => format!("unknown reason {reason}, detail {detail}"),
     }
 }

@@ -121,7 +121,13 @@ impl Session {
             options,
             scope,
             link,
-            |options| Ok(Stage::create(&options.target)?),
+            |options| {
+                let stage = Stage::create(&options.target)?;
+                for root in &options.roots {
+                    stage.check_owner(&root.source)?;
+                }
+                Ok(stage)
+            },
             |options, link, devices| {
                 let (session, len) = (options.session, options.log_size);
                 Segment::create(&options.runtime_dir, link, session, len, devices)
@@ -176,6 +182,8 @@ impl Session {
         let (devices, counters) = survey(&scope)?;
         let stage = Arc::new(make_stage(&options)?);
         options.monitor.event(&Event::Phase(Phase::Attach));
+        // A session inside the process takes the log of the one before away as soon as it makes its own.
+        link.grace(false, options.grace_bound)?;
         let segment = make_segment(&options, &link, &devices)?;
         let total = counters.total_bytes.load(Ordering::Relaxed);
         let digests = Arc::new(Digests::for_bytes(total));
@@ -235,6 +243,9 @@ impl Session {
             reader::run(&shared, start_time)
         }));
         core.link.grace(false, core.options.grace_bound)?;
+        // From here on a mapping has a record. Of these, only that they were there is known.
+        let mapped = audit::mapped_files(core)?;
+        core.state.lock().catalog.note_mapped(mapped);
         self.end_phase(Phase::Attach);
         Ok(())
     }

@@ -61,7 +61,7 @@ impl Session {
         if let Some(why) = core.state.lock().catalog.needs_scan() {
             return Ok(Some(why.into()));
         }
-        // Before the last copy, for mappings that are gone behind it, which may have changed what it read. One that is made from here on has a record.
+        // Before the last copy, since a copy of what is mapped settles nothing. One that is made from here on has a record, which the reader has yet to take.
         let mapped = || -> Result<Option<String>, SessionError> {
             let path = audit::mapped_for_writing(&core)?;
             Ok(path.map(|path| format!("{} is mapped for writing by the server", path.display())))
@@ -69,14 +69,21 @@ impl Session {
         if let Some(why) = mapped()? {
             return Ok(Some(why));
         }
+        core.state.lock().catalog.note_unmapped();
         if let Some(why) = self.follow(FOLLOW_COUNT_MAX)? {
             return Ok(Some(why));
         }
         let unexplained = audit::unexplained(&core)?;
-        if let Some(why) = core.state.lock().catalog.needs_scan() {
-            // Names moved during the audit in a way that only a scan tells, so it explains nothing and accuses nobody.
-            return Ok(Some(why.into()));
-        }
+        let distrusted = {
+            // Whatever else is found, since a record may explain the change by the next audit.
+            let catalog = &mut core.state.lock().catalog;
+            let why = catalog.needs_scan().map(String::from);
+            let distrusted = catalog.distrust(&unexplained);
+            if why.is_some() {
+                return Ok(why);
+            }
+            distrusted
+        };
         // Which explains changes without a record, too.
         if let Some(why) = mapped()? {
             return Ok(Some(why));
@@ -95,7 +102,7 @@ impl Session {
                     unexplained.len(),
                     path.display()
                 ));
-                Ok(core.state.lock().catalog.distrust(&unexplained))
+                Ok(distrusted)
             }
         }
     }
@@ -128,7 +135,7 @@ impl Session {
         let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
         let is_clean = state.catalog.first_dirty().is_none();
         // What is mapped goes on changing without a record, so a copy of it settles nothing.
-        let is_mapped = state.mirror.mapped.is_some();
+        let is_mapped = state.catalog.mapped().is_some();
         if is_clean || is_mapped || much || state.catalog.needs_scan().is_some() {
             return false;
         }
@@ -155,7 +162,7 @@ impl Session {
         if let Some(why) = state.catalog.needs_scan() {
             return Some(why.into());
         }
-        if let Some(file) = state.mirror.mapped {
+        if let Some(file) = state.catalog.mapped() {
             let path = state.catalog.name_of(file).map(Path::display);
             let path = path.map_or_else(|| "A file".into(), |path| path.to_string());
             return Some(format!("{path} was mapped for writing by the server"));
@@ -191,7 +198,6 @@ impl Session {
                 }
             }
             state.reading = Reading::Note;
-            state.mirror.mapped = None;
         })?;
         self.core.link.grace(false, self.core.options.grace_bound)?;
         Ok(())

@@ -222,7 +222,10 @@ pub(super) fn note(state: &mut State, record: &Record<'_>, header: Header, body:
             catalog.note_data(file, offset..offset.saturating_add(len));
         }
         Record::Truncate { file, len } => catalog.note_data(file, len..WHOLE.end),
-        Record::Opaque { file, .. } => catalog.note_data(file, WHOLE),
+        Record::Opaque { file, mapped } => {
+            catalog.note_data(file, WHOLE);
+            catalog.note_mapped(mapped.then_some(file));
+        }
         Record::Cut { .. } => {}
         _ => match &mut state.deferred {
             Some(deferred) => deferred.push((header, body.to_vec())),

@@ -2,6 +2,8 @@
 #define _GNU_SOURCE
 #include "common.h"
 
+#include <sys/mman.h>
+
 static struct backup backup;
 static pthread_t caller;
 static int polls;
@@ -111,6 +113,40 @@ static void at_a_rate(void) {
     CHECK(now() - start > 1.5 && now() - start < 6, "16 MiB at 8 MiB/s took %f s", now() - start);
 }
 
+enum { MAPPED = 4096 };
+static char *map;
+
+static int store_and_unmap(float progress) {
+    if (map && progress > 0.5) {
+        memset(map, 'z', MAPPED);
+        OK(munmap(map, MAPPED));
+        map = NULL;
+        tokubackup_throttle_backup(ULONG_MAX);
+    }
+    return 0;
+}
+
+/* Its page is dirty all the time, so that the store changes nothing that stat would tell, and the small file is copied long before half of all is. */
+static void stored_behind_the_copy(void) {
+    fill(in(source, "large"), 8 << 20, 'x');
+    fill(in(source, "mapped"), MAPPED, 'x');
+    int fd = open(in(source, "mapped"), O_RDWR);
+    OK(fd);
+    map = mmap(NULL, MAPPED, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(map != MAP_FAILED, "mmap");
+    memset(map, 'y', MAPPED);
+    OK(close(fd));
+    tokubackup_throttle_backup(4 << 20);
+    backup = (struct backup){.poll = store_and_unmap};
+    succeed(&backup);
+    CHECK(map == NULL, "never stored");
+    char byte = 0;
+    fd = open(in(destination, "mapped"), O_RDONLY);
+    OK(fd);
+    CHECK(read(fd, &byte, 1) == 1 && byte == 'z', "the copy has %c", byte);
+    OK(close(fd));
+}
+
 static int asked_for_this, asked_for_others;
 
 static int leave_out(const char *path) {
@@ -194,6 +230,7 @@ int main(int argc, char **argv) {
     caller = pthread_self();
     static const struct scenario scenarios[] = {
         {"moments", moments}, {"changed_from_outside", changed_from_outside}, {"paused", paused}, {"slowed", slowed}, {"at_a_rate", at_a_rate},
+        {"stored_behind_the_copy", stored_behind_the_copy},
         {"excluded", excluded}, {"signalled", signalled}, {"called_again", called_again}, {0},
     };
     return run_scenario(scenarios, argc, argv);

@@ -47,6 +47,7 @@ scenarios! {
     the_moments_are_where_they_are_promised = "callbacks" "moments";
     zero_bytes_per_second_pause_until_changed = "callbacks" "paused", compare;
     one_byte_per_second_about_stops_and_is_polled = "callbacks" "slowed", compare;
+    a_store_behind_the_copy_of_what_is_no_longer_mapped_is_in_the_copy = "callbacks" "stored_behind_the_copy", compare;
     a_rate_is_kept = "callbacks" "at_a_rate", compare;
     what_is_excluded_is_left_out = "callbacks" "excluded", compare;
     signals_stay_with_the_program = "callbacks" "signalled", compare;

@@ -65,7 +65,12 @@ static void by_openat2(void)
     two_names();
     forget(name);
     struct open_how how = {.flags = O_RDWR | O_CREAT | (below(2) ? O_TRUNC : 0), .mode = 0600};
-    use(CHECK(syscall(SYS_openat2, root, name, &how, sizeof how)));
+    /* From a root of its own, the path leads to the same file. */
+    char rooted[sizeof name + 1];
+    snprintf(rooted, sizeof rooted, "/%s", name);
+    if (below(2))
+        how.resolve = RESOLVE_IN_ROOT;
+    use(CHECK(syscall(SYS_openat2, root, how.resolve ? rooted : name, &how, sizeof how)));
 }
 
 static void by_rename(void) { by_open(); CHECK(syscall(SYS_rename, name, other)); }

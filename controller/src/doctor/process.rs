@@ -120,9 +120,9 @@ pub fn mappings(process: &ServerProcess, roots: &Roots) -> Vec<Finding> {
     let finding = |path: &&str| {
         Finding::note(
             format!(
-                "{path} is mapped shared and writable: the whole file is copied again in each pass"
+                "{path} is mapped shared and writable: stores to it can't be captured, and no backup settles while it is"
             ),
-            "Turn the feature off that maps it (for a redo log on persistent memory: move it to a disk), if backups do not settle",
+            "Turn the feature off that maps it (for a redo log on persistent memory: move it to a disk)",
         )
     };
     paths.iter().map(finding).collect()

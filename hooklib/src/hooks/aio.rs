@@ -19,7 +19,7 @@ use libc::{c_int, c_long, c_void, iovec, timespec};
 use rustix::fs::OFlags;
 
 use crate::caller_memory::{each_part, peek};
-use crate::capture::{Buffers, Capture, open_flags, recorded};
+use crate::capture::{Buffers, Capture, file, open_flags, recorded};
 use crate::inflight::Call;
 use crate::lifecycle;
 use crate::real::{self, errno, set_errno};
@@ -45,7 +45,7 @@ const PROBES: usize = 64;
 /// Claims not yet released: without any, a completion need not look for one.
 static CLAIMED: AtomicUsize = AtomicUsize::new(0);
 
-/// What each claim in the table is for, learned when the write is submitted: by its completion the descriptor may be closed, and stand for another file, and the kernel
+/// What each claim in the table is for. Written before the context, and taken for a write's only while that is there. Learned when the write is submitted: by its completion the descriptor may be closed, and stand for another file, and the kernel
 /// has copied what describes the write, so that the program may have put something else there.
 static CLAIMS: [Claim; AIO_SLOT_COUNT] = [const { Claim::new() }; AIO_SLOT_COUNT];
 
@@ -54,7 +54,10 @@ const PARTS_MAX: usize = 8;
 const AT_THE_END: u64 = u64::MAX;
 
 struct Claim {
+    /// 0 while the others are another write's.
     context: AtomicU64,
+    /// What the program tells the write by, if it has several under way with one control block.
+    data: AtomicU64,
     device: AtomicU64,
     inode: AtomicU64,
     offset: AtomicU64,
@@ -114,6 +117,7 @@ impl Claim {
     const fn new() -> Claim {
         Claim {
             context: AtomicU64::new(0),
+            data: AtomicU64::new(0),
             device: AtomicU64::new(0),
             inode: AtomicU64::new(0),
             offset: AtomicU64::new(0),
@@ -122,9 +126,8 @@ impl Claim {
         }
     }
 
-    // Relaxed is enough: between the two lie the submission and the completion, with the kernel's own locks.
-    fn set(&self, context: u64, write: &Submitted) {
-        self.context.store(context, Ordering::Relaxed);
+    fn set(&self, context: u64, data: u64, write: &Submitted) {
+        self.data.store(data, Ordering::Relaxed);
         self.device.store(write.file.device, Ordering::Relaxed);
         self.inode.store(write.file.inode, Ordering::Relaxed);
         self.offset
@@ -136,6 +139,13 @@ impl Claim {
             address.store(part.iov_base as u64, Ordering::Relaxed);
             len.store(part.iov_len as u64, Ordering::Relaxed);
         }
+        // Pairs with the acquire in `is_of`: whoever takes the slot for a write's finds that write.
+        self.context.store(context, Ordering::Release);
+    }
+
+    /// True if it is for the write with this data; of two that only their data tells apart, the other's may be about to be set.
+    fn is_of(&self, data: u64) -> bool {
+        self.context.load(Ordering::Acquire) != 0 && self.data.load(Ordering::Relaxed) == data
     }
 
     fn file(&self) -> FileId {
@@ -179,34 +189,42 @@ fn candidates(
     slots.cycle().skip(start).take(PROBES)
 }
 
-/// Claims a slot for a write. False if there is none.
-fn claim(rendezvous: &'static Rendezvous, context: u64, iocb: u64, write: &Submitted) -> bool {
-    let claimed = candidates(rendezvous, iocb).find(|(slot, _)| slot.claim(iocb));
-    if let Some((_, of_claim)) = claimed {
-        of_claim.set(context, write);
-        CLAIMED.fetch_add(1, Ordering::Relaxed);
+/// Claims a slot for a write. If it can't, why the session is lost.
+fn claim(
+    rendezvous: &'static Rendezvous,
+    context: u64,
+    (iocb, data): (u64, u64),
+    write: &Submitted,
+) -> Result<(), LostReason> {
+    if find(rendezvous, iocb, data).is_some() {
+        return Err(LostReason::AioReused);
     }
-    claimed.is_some()
+    let (_, claimed) = candidates(rendezvous, iocb)
+        .find(|(slot, _)| slot.claim(iocb))
+        .ok_or(LostReason::AioTableFull)?;
+    claimed.set(context, data, write);
+    CLAIMED.fetch_add(1, Ordering::Relaxed);
+    Ok(())
 }
 
-/// A claimed write as it was submitted; a default file is none that the session watches.
-fn claimed(rendezvous: &'static Rendezvous, iocb: u64) -> Option<Submitted> {
-    let mut candidates = candidates(rendezvous, iocb);
-    let (_, claim) = candidates.find(|(slot, _)| slot.is_held_by(iocb))?;
-    Some(claim.get())
-}
-
-fn release(rendezvous: &'static Rendezvous, iocb: u64) {
+/// The claim of a write that is under way.
+fn find(
+    rendezvous: &'static Rendezvous,
+    iocb: u64,
+    data: u64,
+) -> Option<(&'static AioSlot, &'static Claim)> {
     if CLAIMED.load(Ordering::Relaxed) == 0 {
-        return;
+        return None;
     }
     let mut candidates = candidates(rendezvous, iocb);
-    if let Some((slot, claimed)) = candidates.find(|(slot, _)| slot.is_held_by(iocb)) {
-        // Before the slot is free for the next claim.
-        claimed.context.store(0, Ordering::Relaxed);
-        if slot.release(iocb) {
-            CLAIMED.fetch_sub(1, Ordering::Relaxed);
-        }
+    candidates.find(|(slot, claim)| slot.is_held_by(iocb) && claim.is_of(data))
+}
+
+fn release(slot: &AioSlot, claim: &Claim, iocb: u64) {
+    // Before the slot is free for the next claim.
+    claim.context.store(0, Ordering::Relaxed);
+    if slot.release(iocb) {
+        CLAIMED.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -259,12 +277,12 @@ fn is_write(iocb: &iocb) -> bool {
     command == io_iocb_cmd_IO_CMD_PWRITE || command == io_iocb_cmd_IO_CMD_PWRITEV
 }
 
-/// The writes among iocbs `from..to` of a submission, up to the first that can't be read: the kernel goes no further either.
+/// The writes among iocbs `from..to` of a submission, each by the address of its control block and the program's own data, up to the first that can't be read: the kernel goes no further either.
 fn each_write(
     iocbs: *const *const iocb,
     from: usize,
     to: usize,
-    mut visit: impl FnMut(u64, &iocb),
+    mut visit: impl FnMut((u64, u64), &iocb),
 ) {
     for index in from..to {
         // SAFETY: a pointer is valid whatever its bytes.
@@ -276,7 +294,7 @@ fn each_write(
             return;
         };
         if is_write(&iocb) {
-            visit(address as u64, &iocb);
+            visit((address as u64, iocb.data as u64), &iocb);
         }
     }
 }
@@ -298,19 +316,22 @@ pub fn submitted(
     recorded(&call, -1, real, |capture, real| {
         let rendezvous = call.rendezvous();
         let count = usize::try_from(count).unwrap_or(0);
-        each_write(iocbs, 0, count, |address, iocb| {
-            let file = capture.file(iocb.aio_fildes as c_int).unwrap_or_default();
-            let write = Submitted::of(iocb, file);
-            if !claim(rendezvous, context as u64, address, &write) {
-                capture.lose_to(LostReason::AioTableFull, AIO_SLOT_COUNT as u64);
+        each_write(iocbs, 0, count, |write, iocb| {
+            // Whether the session watches it or not: another may be on when it completes. A default one is watched by none.
+            let file = file(iocb.aio_fildes as c_int).unwrap_or_default();
+            let submitted = Submitted::of(iocb, file);
+            if let Err(reason) = claim(rendezvous, context as u64, write, &submitted) {
+                capture.lose_to(reason, AIO_SLOT_COUNT as u64);
             }
         });
         let taken = real
             .run()
             .and_then(|taken| usize::try_from(taken).ok())
             .unwrap_or(0);
-        each_write(iocbs, taken.min(count), count, |address, _| {
-            release(rendezvous, address)
+        each_write(iocbs, taken.min(count), count, |(iocb, data), _| {
+            if let Some((slot, claim)) = find(rendezvous, iocb, data) {
+                release(slot, claim, iocb);
+            }
         });
     })
 }
@@ -326,8 +347,12 @@ pub fn destroyed(context: c_long, real: impl FnOnce() -> c_long) -> c_long {
     let context = context as u64;
     // Before the call: after it, the kernel may give the number to another context.
     let untracked = take_untracked(context);
-    for (_, claimed) in claims(rendezvous, context) {
-        claimed.context.store(context | ENDING, Ordering::Relaxed);
+    for (_, claim, _) in claims(rendezvous, context) {
+        // Unless it has completed since, and the slot is another's.
+        let (relaxed, ending) = (Ordering::Relaxed, context | ENDING);
+        let _ = claim
+            .context
+            .compare_exchange(context, ending, relaxed, relaxed);
     }
     let result = real();
     if result == 0 {
@@ -338,15 +363,15 @@ pub fn destroyed(context: c_long, real: impl FnOnce() -> c_long) -> c_long {
     result
 }
 
-/// The claims of a context.
+/// The claims of a context: slot, claim, control block.
 fn claims(
     rendezvous: &'static Rendezvous,
     context: u64,
-) -> impl Iterator<Item = (u64, &'static Claim)> {
+) -> impl Iterator<Item = (&'static AioSlot, &'static Claim, u64)> {
     let any = CLAIMED.load(Ordering::Relaxed) != 0;
     let slots = table(rendezvous).iter().zip(&CLAIMS).filter(move |_| any);
-    let holders = slots.filter_map(|(slot, claimed)| Some((slot.holder()?, claimed)));
-    holders.filter(move |(_, claimed)| claimed.context.load(Ordering::Relaxed) == context)
+    let holders = slots.filter_map(|(slot, claim)| Some((slot, claim, slot.holder()?)));
+    holders.filter(move |(_, claim, _)| claim.context.load(Ordering::Acquire) == context)
 }
 
 #[cold]
@@ -363,7 +388,7 @@ fn note_destroyed(context: u64, untracked: bool) {
                     capture.lose_to(LostReason::AioContextDestroyed, 0);
                 }
                 // Whether they were done, and how much of them, nobody knows.
-                for file in ending().map(|(_, claim)| claim.file()) {
+                for file in ending().map(|(_, claim, _)| claim.file()) {
                     if capture.watches(file) {
                         capture.opaque(file);
                     }
@@ -371,8 +396,8 @@ fn note_destroyed(context: u64, untracked: bool) {
             },
         );
     }
-    for (iocb, _) in ending() {
-        release(call.rendezvous(), iocb);
+    for (slot, claim, iocb) in ending() {
+        release(slot, claim, iocb);
     }
 }
 
@@ -391,6 +416,7 @@ pub unsafe fn completed(events: *const io_event, real: impl FnOnce() -> c_long) 
 
 fn note_events(events: &[io_event]) {
     let Some(call) = Call::enter() else { return };
+    let claimed = |event: &io_event| find(call.rendezvous(), event.obj as u64, event.data as u64);
     if call.idle() && CLAIMED.load(Ordering::Relaxed) == 0 {
         return;
     }
@@ -401,11 +427,11 @@ fn note_events(events: &[io_event]) {
             || (),
             |capture, _| {
                 for event in events {
-                    let write = claimed(call.rendezvous(), event.obj as u64);
-                    if let (Some(write), Ok(len @ 1..)) = (
-                        write.or_else(|| unclaimed(capture, event.obj)),
-                        u64::try_from(event.res as i64),
-                    ) {
+                    let write = match claimed(event) {
+                        Some((_, claim)) => Some(claim.get()),
+                        None => unclaimed(event.obj),
+                    };
+                    if let (Some(write), Ok(len @ 1..)) = (write, u64::try_from(event.res as i64)) {
                         note_written(capture, &write, len);
                     }
                 }
@@ -413,15 +439,17 @@ fn note_events(events: &[io_event]) {
         );
     }
     for event in events {
-        release(call.rendezvous(), event.obj as u64);
+        if let Some((slot, claim)) = claimed(event) {
+            release(slot, claim, event.obj as u64);
+        }
     }
 }
 
 /// A write that was submitted in Idle, as far as what describes it is still there.
-fn unclaimed(capture: &Capture<'_>, iocb: *const iocb) -> Option<Submitted> {
+fn unclaimed(iocb: *const iocb) -> Option<Submitted> {
     // SAFETY: an iocb is numbers and pointers.
     let iocb = unsafe { peek(iocb) }.filter(is_write)?;
-    let file = capture.file(iocb.aio_fildes as c_int)?;
+    let file = file(iocb.aio_fildes as c_int)?;
     Some(Submitted::of(&iocb, file))
 }
 

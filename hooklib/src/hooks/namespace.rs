@@ -46,9 +46,8 @@ impl Entry {
         usable.then(|| unsafe { CStr::from_ptr(self.path) })
     }
 
-    fn is_elsewhere(&self, capture: &Capture<'_>) -> bool {
-        let given = self.given();
-        given.is_some_and(|path| capture.is_elsewhere(self.dirfd, path))
+    fn device(&self) -> Option<u64> {
+        path::device(self.dirfd, self.given()?)
     }
 
     fn look(&self) -> Option<Stat> {
@@ -96,10 +95,12 @@ pub fn renamed<F: FnOnce() -> c_int>(
 ) -> c_int {
     lifecycle::live_or_revived();
     let seen = lifecycle::control();
+    // Asked before the call is registered: a slow file system that is of no interest holds up no grace period.
     if seen.mode() != Mode::Idle
+        && let device = entry.device()
         && let Some(call) = Call::enter()
         && let Some(capture) = Capture::of(&call)
-        && !entry.is_elsewhere(&capture)
+        && device.is_none_or(|device| capture.watches_device(device))
     {
         return recorded(&call, -1, real, |capture, real| {
             let names = (!capture.nested()).then(locks::namespace);

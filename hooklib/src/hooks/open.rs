@@ -25,16 +25,34 @@ pub unsafe fn opened(
     flags: c_int,
     real: impl FnOnce() -> c_int,
 ) -> c_int {
-    let changes = flags & (libc::O_CREAT | libc::O_TRUNC) != 0 && flags & libc::O_PATH == 0;
-    // A file without a name is noted when it gets one.
-    if !changes
-        || flags & libc::O_TMPFILE == libc::O_TMPFILE
-        || lifecycle::live_or_revived().is_none()
-    {
+    if !may_change(flags) || lifecycle::live_or_revived().is_none() {
         return real();
     }
     // SAFETY: the caller's word.
     unsafe { creating(dirfd, path, flags & libc::O_TRUNC != 0, -1, real, |fd| *fd) }
+}
+
+/// A file without a name is noted when it gets one.
+fn may_change(flags: c_int) -> bool {
+    flags & (libc::O_CREAT | libc::O_TRUNC) != 0
+        && flags & libc::O_PATH == 0
+        && flags & libc::O_TMPFILE != libc::O_TMPFILE
+}
+
+/// openat2 of a path that leads elsewhere than a look at it would, since it begins at a root of its own: only what was opened tells.
+pub fn opened_below(flags: c_int, real: impl FnOnce() -> c_int) -> c_int {
+    if !may_change(flags) || lifecycle::live_or_revived().is_none() {
+        return real();
+    }
+    let Some(call) = Call::enter() else {
+        return real();
+    };
+    if call.idle() {
+        return real();
+    }
+    recorded(&call, -1, real, |capture, real| {
+        note_unseen(capture, real.run());
+    })
 }
 
 /// A call that makes, empties or finds the file at `path` and gives a descriptor (`fd_of` its result; negative: failed).
@@ -51,11 +69,12 @@ pub unsafe fn creating<R: Copy>(
 ) -> R {
     let seen = lifecycle::control();
     if seen.mode() != engine::capture_log::Mode::Idle
-        && let Some(call) = Call::enter()
-        && let Some(capture) = Capture::of(&call)
         // SAFETY: the caller's word.
         && let Some(path) = unsafe { path::given(path) }
-        && !capture.is_elsewhere(dirfd, path)
+        && let device = path::device(dirfd, path)
+        && let Some(call) = Call::enter()
+        && let Some(capture) = Capture::of(&call)
+        && device.is_none_or(|device| capture.watches_device(device))
     {
         return create_captured(call, dirfd, path, truncates, failed, real, fd_of);
     }
@@ -168,11 +187,12 @@ fn made_unique(template: *const c_char, real: impl FnOnce() -> c_int) -> c_int {
     lifecycle::live_or_revived();
     let seen = lifecycle::control();
     if seen.mode() != engine::capture_log::Mode::Idle
-        && let Some(call) = Call::enter()
-        && let Some(capture) = Capture::of(&call)
         // SAFETY: a template is null or NUL-terminated.
         && let Some(path) = unsafe { path::given(template) }
-        && !capture.is_elsewhere(libc::AT_FDCWD, path)
+        && let device = path::device(libc::AT_FDCWD, path)
+        && let Some(call) = Call::enter()
+        && let Some(capture) = Capture::of(&call)
+        && device.is_none_or(|device| capture.watches_device(device))
     {
         return recorded(&call, -1, real, |capture, real| {
             let _names = (!capture.nested()).then(locks::namespace);

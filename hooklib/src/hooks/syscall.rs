@@ -43,7 +43,10 @@ pub unsafe fn routed(number: c_long, args: Args) -> c_long {
         libc::SYS_openat2 => {
             // SAFETY: an open_how is numbers. What the kernel can't read it refuses.
             let how = unsafe { peek(c as *const libc::open_how) };
-            let flags = how.map_or(0, |how| how.flags as c_int);
+            let (flags, resolve) = how.map_or((0, 0), |how| (how.flags as c_int, how.resolve));
+            if resolve & libc::RESOLVE_IN_ROOT != 0 {
+                return open::opened_below(flags, || real() as c_int).into();
+            }
             // SAFETY: a path is null or NUL-terminated.
             unsafe { open::opened(a as c_int, path(b), flags, || real() as c_int).into() }
         }

@@ -37,6 +37,7 @@ struct Aio {
     iocbs: Vec<Box<Iocb>>,
     buffers: Vec<Vec<u8>>,
     vectors: Vec<Box<libc::iovec>>,
+    submitted: c_long,
 }
 
 thread_local! {
@@ -51,7 +52,7 @@ fn symbol(name: &CStr) -> *mut c_void {
     address
 }
 
-/// aio_submit FILE OFFSET LEN FILL, aio_submitv, sys_aio_submit, aio_submit_append, aio_submit_rwf_append, aio_submit_bad, aio_submit_reused, aio_submitv_reused; aio_fetch, aio_pfetch, sys_aio_fetch; aio_destroy, aio_release,
+/// aio_submit FILE OFFSET LEN FILL, aio_submitv, sys_aio_submit, aio_submit_append, aio_submit_rwf_append, aio_submit_bad, aio_submit_reused, aio_submitv_reused, aio_submit_again, aio_submit_same; aio_fetch, aio_pfetch, sys_aio_fetch; aio_destroy, aio_release,
 /// sys_aio_destroy.
 pub fn act(call: &str, args: &Words<'_>) -> Option<i64> {
     match call {
@@ -69,6 +70,16 @@ pub fn act(call: &str, args: &Words<'_>) -> Option<i64> {
                 (vector.iov_base, vector.iov_len) = (std::ptr::null_mut(), 1);
             }
             taken
+        })),
+        // The control block of the last one, while that may be under way.
+        "aio_submit_again" | "aio_submit_same" => Some(AIO.with_borrow_mut(|aio| {
+            let bytes = args.bytes(3, 4);
+            let iocb = aio.iocbs.last_mut().expect("One was submitted");
+            (iocb.offset, iocb.len) = (args.number(2), bytes.len() as u64);
+            iocb.buffer = bytes.as_ptr() as u64;
+            iocb.data += u64::from(call == "aio_submit_again");
+            aio.buffers.push(bytes);
+            aio.submit_last("aio_submit")
         })),
         "aio_fetch" | "aio_pfetch" | "sys_aio_fetch" => {
             Some(AIO.with_borrow_mut(|aio| aio.fetch(call)))
@@ -124,9 +135,13 @@ impl Aio {
         }));
         self.buffers.push(bytes);
         self.vectors.push(piece);
-        let iocb: *const Iocb = &raw const **self.iocbs.last().expect("Pushed above");
+        self.submit_last(call)
+    }
+
+    fn submit_last(&mut self, call: &str) -> i64 {
+        let iocb: *const Iocb = &raw const **self.iocbs.last().expect("It was pushed");
         // SAFETY: the iocb and what it points to stay until they are fetched.
-        unsafe {
+        let taken = unsafe {
             if call == "sys_aio_submit" {
                 libc::syscall(libc::SYS_io_submit, self.context, 1, &raw const iocb)
             } else {
@@ -134,7 +149,9 @@ impl Aio {
                     std::mem::transmute(symbol(c"io_submit"));
                 submit(self.context, 1, &raw const iocb).into()
             }
-        }
+        };
+        self.submitted += taken.max(0);
+        taken
     }
 
     fn destroy(&mut self, call: &str) -> i64 {
@@ -166,7 +183,10 @@ impl Aio {
             *const c_void,
         ) -> c_int;
         let mut events = [[0u64; 4]; DEPTH];
-        let (wanted, null) = (self.iocbs.len() as c_long, std::ptr::null::<c_void>());
+        let (wanted, null) = (
+            std::mem::take(&mut self.submitted),
+            std::ptr::null::<c_void>(),
+        );
         // SAFETY: there is room for as many events as were submitted.
         let fetched = unsafe {
             if call == "sys_aio_fetch" {
