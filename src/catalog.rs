@@ -443,7 +443,12 @@ impl Catalog {
                     self.unbind(to);
                     self.names.insert(to.into(), node);
                 }
-                _ => {
+                before => {
+                    let to_link = matches!(self.name(to), Some(Node::Symlink(_)));
+                    if before.is_none() && to_link {
+                        // Seen by a scan, it may be this very link, or a file that took its place.
+                        self.ask_for_scan(format!("{} was a symbolic link", to.display()));
+                    }
                     // A file from outside is not known, hence all dirty.
                     self.bind(to.into(), file);
                     if from_in {

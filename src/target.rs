@@ -109,13 +109,20 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Fails if `target` has a stage already.
+    pub fn check_free(target: &Path) -> Result<(), TargetError> {
+        let path = stage_path(target)?;
+        match path.exists() {
+            true => Err(TargetError::Unfinished(path)),
+            false => Ok(()),
+        }
+    }
+
     /// Makes the stage of `target`, which does not exist or is an empty directory.
     pub fn create(target: &Path) -> Result<Stage, TargetError> {
+        Stage::check_free(target)?;
         let path = stage_path(target)?;
         let inner = path.starts_with(target);
-        if path.exists() {
-            return Err(TargetError::Unfinished(path));
-        }
         if inner {
             let mut content = fs::read_dir(target).map_err(TargetError::io("read", target))?;
             if content.next().is_some() {

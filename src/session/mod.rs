@@ -82,7 +82,8 @@ pub struct Inside {
 /// The moment of a backup: a position in the capture log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cut {
-    pub position: u64,
+    /// None if the session was lost by then; [`Session::settle_cut`] tells why.
+    pub position: Option<u64>,
 }
 
 /// A finished stage: everything has its name and is on disk. Info files may be added before it is published.
@@ -442,29 +443,30 @@ impl Session {
         self.cut_count + 1
     }
 
-    /// Appends the Cut: what was recorded before is in the backup. Takes microseconds.
+    /// Appends the Cut: what was recorded before is in the backup. Takes microseconds, and no lock: the reader has that of the state while it writes to the target, and the
+    /// server may stand still meanwhile.
     pub fn cut(&mut self) -> Result<Cut, SessionError> {
         let core = &self.core;
-        core.check()?;
+        if core.cancelled.load(Ordering::Relaxed) {
+            return Err(SessionError::Cancelled);
+        }
         let id = self.next_cut();
         let appended = core.segment.writer().append(&Record::Cut { id });
         self.cut_count = id;
-        let expected = core.state.lock().control;
-        let found = core.link.control();
-        match appended {
-            Ok(position) if found == expected => Ok(Cut { position }),
-            _ => {
-                // The reader knows why.
-                core.wait(|_| false).map(drop)?;
-                Err(SessionError::Failed)
-            }
-        }
+        let is_on = core.link.control() == Control::new(core.options.session, Mode::Payload);
+        let position = appended.ok().filter(|_| is_on);
+        Ok(Cut { position })
     }
 
     /// Waits until everything up to the cut is in the stage. False: something turned up that only the source could give, or that
     /// no record explains, so `converge`, `go_live` and another cut are needed.
-    pub fn settle_cut(&mut self, _cut: &Cut) -> Result<bool, SessionError> {
+    pub fn settle_cut(&mut self, cut: &Cut) -> Result<bool, SessionError> {
         self.core.phase(Phase::Cut);
+        if cut.position.is_none() {
+            // The reader knows why.
+            self.core.wait(|_| false).map(drop)?;
+            return Err(SessionError::Failed);
+        }
         self.core
             .wait(|state| state.reading == Reading::AtCut)
             .map(drop)?;

@@ -50,6 +50,22 @@ fn a_target_that_is_not_empty_is_refused() {
 }
 
 #[test]
+fn the_stage_of_another_backup_is_kept() {
+    let ground = ground();
+    let target = ground.home.path().join("backup");
+    let stage = ground.home.path().join(".backup.hotmirror-partial");
+    std::fs::create_dir(&stage).unwrap();
+    std::fs::write(stage.join("precious"), "theirs").unwrap();
+    let outcome = ground.program.backup(&target).outcome();
+    outcome.assert_failed(exit::TARGET, &[&stage.display().to_string()]);
+    assert_eq!(
+        std::fs::read_to_string(stage.join("precious")).unwrap(),
+        "theirs"
+    );
+    ground.assert_unchanged(&[".backup.hotmirror-partial"]);
+}
+
+#[test]
 fn a_target_that_is_a_file_is_refused() {
     let ground = ground();
     let target = ground.home.path().join("backup");

@@ -258,6 +258,12 @@ fn a_prepared_backup_is_restored_by_copy_and_by_move() {
     let home = scratch::dir();
     let target = home.path().join("backup");
     program.backup(&target).success();
+    // What can't even begin leaves the backup as it was.
+    let run = program.run("prepare").arg("--mysqld=/nonexistent/mysqld");
+    let outcome = run.arg(&target).outcome();
+    outcome.assert_failed(exit::USAGE, &["/nonexistent/mysqld"]);
+    let unprepared = home.path().join("unprepared");
+    restore(&program, &target, &unprepared, "--copy-back").success();
     program.run("prepare").arg(&target).success();
     let manifest = hotmirror_tests::program::manifest(&target).unwrap();
     assert!(!manifest["prepared"].is_null(), "{manifest:#}");

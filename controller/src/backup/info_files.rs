@@ -115,8 +115,11 @@ fn mariadb_channels(channels: &[Channel]) -> String {
 
 fn mysql_channels(channels: &[Channel], position: Option<&Position>) -> String {
     let mut text = String::new();
-    if channels.iter().any(|channel| channel.auto_position) {
-        let set = position.map_or("", |position| &position.gtid_set);
+    // Without a position, as without a binlog, what was executed of the sources is what the channels say.
+    let by_gtid = channels.iter().find(|channel| channel.auto_position);
+    let set = position.map(|position| &position.gtid_set);
+    let set = by_gtid.map(|channel| set.unwrap_or(&channel.gtid_set));
+    if let Some(set) = set.filter(|set| !set.is_empty()) {
         text.push_str(&format!("SET GLOBAL gtid_purged='{set}';\n"));
     }
     for channel in channels {
@@ -175,6 +178,15 @@ mod tests {
             .unwrap()
             .1
             .clone()
+    }
+
+    #[test]
+    fn without_a_position_of_its_own_a_replica_has_what_its_channels_executed() {
+        let text = mysql_channels(&[channel("", true)], None);
+        assert!(
+            text.starts_with("SET GLOBAL gtid_purged='0-1-5';\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -58,6 +58,8 @@ pub struct Filter {
     roots: Vec<(PathBuf, Keep)>,
     /// Left out, each with all below it.
     paths: BTreeSet<PathBuf>,
+    /// Directories that are kept without what is in them.
+    emptied: BTreeSet<PathBuf>,
     /// Left out wherever they are in a root.
     names: BTreeSet<OsString>,
     /// Directories with the base name of binlogs that are all left out.
@@ -102,6 +104,10 @@ impl Filter {
         self.paths.insert(path.into());
     }
 
+    pub fn leave_out_what_is_in(&mut self, directory: impl Into<PathBuf>) {
+        self.emptied.insert(directory.into());
+    }
+
     pub fn leave_out_name(&mut self, name: &str) {
         self.names.insert(name.into());
     }
@@ -133,6 +139,9 @@ impl Filter {
         };
         !keep.keeps(top.as_os_str())
             || self.paths.contains(path)
+            || path
+                .parent()
+                .is_some_and(|directory| self.emptied.contains(directory))
             || path
                 .file_name()
                 .is_some_and(|name| self.names.contains(name))

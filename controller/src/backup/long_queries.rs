@@ -155,11 +155,16 @@ impl Killer {
             thread: Some(thread),
         }))
     }
+
+    /// Has it end nothing more, without waiting for it.
+    pub fn disarm(&mut self) {
+        drop(self.stop.take());
+    }
 }
 
 impl Drop for Killer {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.disarm();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -23,7 +23,8 @@ pub mod survey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use hotmirror::session::{GoldenReport, Throttle};
+use hotmirror::session::{GoldenReport, SessionError, Throttle};
+use hotmirror::target::{Stage, TargetError};
 use hotmirror::threads::Preferred;
 
 use crate::args;
@@ -37,7 +38,6 @@ use crate::progress::status::StatusFile;
 use crate::reach::ServerReach;
 use crate::recover;
 use crate::safe_slave::{Appliers, RealClock, SafeSlaveError, Stopped};
-use crate::server::PositionFrom;
 use crate::undo::{Change, UndoStack};
 use conclude::Outcome;
 use cut::{Holder, Readings};
@@ -99,12 +99,20 @@ fn back_up(
 
     ground.choose_binlogs(args.binlogs, server.client.as_mut(), reporter, cancel)?;
     ground.warn_of_space(&args.target, reporter);
-    undo.push(Change::Stage)?;
+    // One that is there is another backup's, and not ours to remove.
+    Stage::check_free(&args.target)?;
+    let stage = undo.push(Change::Stage)?;
     undo.push(ground.capture_change())?;
-    let mut engine = Engine::attach(args, ground.setting(throttle, reporter.clone()), cancel)?;
+    let attached = Engine::attach(args, ground.setting(throttle, reporter.clone()), cancel);
+    if let Err(SessionError::Target(TargetError::Unfinished(_))) = &attached {
+        undo.strike(stage)?;
+    }
+    let mut engine = attached?;
     engine.base_copy()?;
     engine.converge()?;
-    let readings = cut(args, &mut engine, &mut server, &mut undo, reporter, cancel)?;
+    let readings = cut(args, &mut engine, &mut server, &mut undo, reporter, cancel)
+        // Before anything is waited for that may take long, as the removal of the stage.
+        .inspect_err(|_| undo.unwind_server())?;
     let cut_at = crate::system::now();
     let (settled, golden) = engine.finish()?;
     check_golden(golden.as_ref())?;
@@ -168,17 +176,20 @@ fn cut_once(
         .as_ref()
         .map(|change| undo.push(change.into()))
         .transpose()?;
-    let killer = Killer::arm(args, server.client.connection_id(), reporter)?;
+    let mut killer = Killer::arm(args, server.client.connection_id(), reporter)?;
     let holder = Holder::announce(server.client.as_mut(), server.dialect.as_ref(), plan, raise)?;
     engine.go_live()?;
     reporter.step(&format!("Locking ({})", plan.name));
     // The server waits for us.
     let preferred = Preferred::begin();
     let (cut, readings) = holder.cut(|| {
-        drop(killer);
+        if let Some(killer) = &mut killer {
+            killer.disarm();
+        }
         engine.cut().map_err(Failure::from)
     })?;
     drop(preferred);
+    drop(killer);
     let times = &readings.times;
     reporter.step(&format!(
         "Lock released: commits were held for {} ms, DDL for {} ms",
@@ -191,7 +202,7 @@ fn cut_once(
     Ok((cut, readings))
 }
 
-/// A replica's positions are read while its appliers stand still: under a lock they do, without one they are stopped.
+/// A replica's positions are read while its appliers stand still, as [`Server::stops_appliers`] says.
 fn stop_appliers(
     args: &args::Backup,
     server: &mut Server,
@@ -199,12 +210,12 @@ fn stop_appliers(
     reporter: &Reporter,
     cancel: &Cancel,
 ) -> Result<Stopped, SafeSlaveError> {
-    let position = server.plan.position;
+    let stops_appliers = server.stops_appliers();
     let mut appliers = appliers(server, undo);
     let Some(request) = args.safe_slave else {
-        return match position {
-            PositionFrom::Binlog => appliers.stop(),
-            _ => Ok(Stopped::default()),
+        return match stops_appliers {
+            true => appliers.stop(),
+            false => Ok(Stopped::default()),
         };
     };
     reporter.step("Waiting until the appliers have no temporary tables open");

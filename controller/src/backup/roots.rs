@@ -129,15 +129,16 @@ impl Roots {
             "slave_load_tmpdir",
             "replica_load_tmpdir",
         ];
-        for path in named
-            .into_iter()
-            .chain(temporary)
-            .filter_map(|name| variables.path(name))
-        {
-            let path = canonical(&path);
-            if path != datadir && self.place(&path).is_some() {
-                filter.leave_out(path);
-            }
+        let inside = |name| {
+            let path = canonical(&variables.path(name)?);
+            (path != datadir && self.place(&path).is_some()).then_some(path)
+        };
+        for path in named.into_iter().filter_map(inside) {
+            filter.leave_out(path);
+        }
+        // A server does not start without the directory.
+        for path in temporary.into_iter().filter_map(inside) {
+            filter.leave_out_what_is_in(path);
         }
         let temporary = variables
             .get("innodb_temp_data_file_path")

@@ -164,7 +164,7 @@ fn what_a_copy_must_not_have_is_left_out() {
         "auto.cnf",
         "vm.pid",
         "vm.err",
-        "tmp",
+        "tmp/#sql-temptable-1.MAI",
         "ibtmp1",
         "#innodb_temp",
         "ddl.log",
@@ -175,6 +175,7 @@ fn what_a_copy_must_not_have_is_left_out() {
     for name in [
         "ibdata1",
         "aria_log_control",
+        "tmp",
         "ddl_recovery.log",
         "db/#sql-alter.ibd",
         "#rocksdb/000012.log",

@@ -28,7 +28,20 @@ pub struct Server {
     user: String,
 }
 
+/// Under a lock the appliers stand still with everything else, without one they have to be stopped. And so they have if they share their work out among threads: the position
+/// that MySQL tells then is one behind which some transactions are executed already, until the applier stops.
+fn stops_appliers(plan: &LockPlan, variables: &Variables) -> bool {
+    let names = ["replica_parallel_workers", "slave_parallel_workers"];
+    let workers = names.into_iter().find_map(|name| variables.get(name));
+    plan.position == PositionFrom::Binlog || workers.is_some_and(|count| count != "0")
+}
+
 impl Server {
+    /// Whether a replica's appliers are stopped for the cut.
+    pub fn stops_appliers(&self) -> bool {
+        stops_appliers(&self.plan, &self.variables)
+    }
+
     pub fn connect(args: &args::Backup) -> Result<Server, ServerError> {
         let connection = &args.connection;
         let (endpoint, credentials) = (&connection.endpoint, &connection.credentials);
@@ -40,7 +53,7 @@ impl Server {
         let grants = Grants::read(&mut client)?;
         grants.require(&dialect.privileges(&variables))?;
         let plan = plan(dialect.as_ref(), args, &mut client, &variables)?;
-        if args.safe_slave.is_some() || plan.position == PositionFrom::Binlog {
+        if args.safe_slave.is_some() || stops_appliers(&plan, &variables) {
             let channels = dialect.channels(&mut client)?;
             if channels.iter().any(|channel| channel.applier_running) {
                 grants.require(&[dialect.applier_privilege()])?;

@@ -6,6 +6,7 @@
 pub mod instance;
 pub mod sandbox;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use crate::backup::roots::{Role, RootEntry};
 use crate::cancel::Cancel;
 use crate::exit::Failure;
 use crate::files;
-use crate::manifest::{Manifest, Prepared};
+use crate::manifest::{Manifest, ManifestError, Prepared};
 use crate::system;
 use instance::{Instance, InstanceError};
 
@@ -35,9 +36,17 @@ pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
     }
     let places = places(&backup, &manifest);
     let recovery = Recovery::from_args(args, &manifest)?;
-    manifest.prepare_begun = Some(system::now());
+    let begun_before = manifest.prepare_begun.replace(system::now());
     manifest.replace(&backup)?;
-    let prepared = recover(&manifest, &places, &recovery, &cancel)?;
+    let recovered = recover(&manifest, &places, &recovery, &cancel);
+    if let Err(Failure::Instance(InstanceError::NoBinary(_) | InstanceError::NoNamespace)) =
+        &recovered
+    {
+        // No server was started: the backup is what it was.
+        manifest.prepare_begun = begun_before;
+        manifest.replace(&backup)?;
+    }
+    let prepared = recovered?;
     say!(
         "Recovery took {} ms, shutdown {} ms",
         prepared.recovery_ms,
@@ -48,6 +57,11 @@ pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
         .iter()
         .map(|root| root.place.clone())
         .collect();
+    for directory in &directories {
+        let path = backup.join(directory);
+        let synced = File::open(&path).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
+        synced.map_err(|source| ManifestError::Io { path, source })?;
+    }
     manifest.entries = files::inventory(&backup, &directories)?;
     manifest.prepared = Some(prepared);
     manifest.prepare_begun = None;

@@ -16,6 +16,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// Looks for which other channels are given to close their tables once.
 const OTHERS_LOOKS: u32 = 20;
 
+/// MySQL's `rpl_stop_replica_timeout` is over, and the applier's event group is not.
+const STOP_TIMED_OUT: u16 = 1875;
+
 /// `--safe-slave-timeout-action`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum TimeoutAction {
@@ -200,7 +203,17 @@ impl Appliers<'_> {
     fn stop_one(&mut self, name: &str, stopped: &mut Stopped) -> Result<(), SafeSlaveError> {
         let channel = name.to_string();
         let number = self.journal.push(Change::Applier { channel })?;
-        self.client.run(&self.dialect.stop_applier(name))?;
+        let stop = self.dialect.stop_applier(name);
+        loop {
+            match self.client.run(&stop) {
+                // It goes on stopping; to start it before it has stopped would do nothing.
+                Err(ClientError::Statement {
+                    code: STOP_TIMED_OUT,
+                    ..
+                }) => {}
+                result => break result?,
+            }
+        }
         stopped.0.push((name.into(), number));
         Ok(())
     }

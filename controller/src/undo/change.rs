@@ -5,7 +5,7 @@
 //! | capture on | mode to idle, segment removed | another session's mode, or another process, is left alone |
 //! | stage made | stage removed | nothing to remove; a complete backup is never touched |
 //! | lock taken | its connection killed | the connection ended, or its id belongs to somebody else |
-//! | applier stopped | started | it runs already, or its channel is gone |
+//! | applier stopped | started | it runs, which START leaves alone, or its channel is gone |
 //! | global variable raised | set back | somebody else's value is left alone |
 //!
 //! What makes it right: each inverse first looks whether the thing is still ours.
@@ -67,6 +67,11 @@ impl Change {
             Change::Applier { .. } => "applier",
             Change::GlobalVariable { .. } => "global variable",
         }
+    }
+
+    /// Made by a statement.
+    pub fn is_in_server(&self) -> bool {
+        !matches!(self, Change::Capture { .. } | Change::Stage)
     }
 
     /// Takes the change back; says what was found.
@@ -135,11 +140,14 @@ fn start_applier(client: &mut dyn ServerClient, channel: &str) -> Result<String,
     let found = channels.iter().find(|found| found.name == channel);
     match found.map(|found| found.applier_running) {
         None => Ok(format!("{name}, whose applier was stopped, is gone")),
-        Some(true) => Ok(format!("{name}: the applier runs already")),
-        Some(false) => {
+        Some(runs) => {
+            // One that runs may be about to stop, by a STOP that still waits for it. A START waits for that, and does nothing else to one that runs.
             let start = dialect.start_applier(channel);
             client.run(&start).map_err(|error| error.to_string())?;
-            Ok(format!("{name}: the applier was started again"))
+            Ok(match runs {
+                true => format!("{name}: the applier runs"),
+                false => format!("{name}: the applier was started again"),
+            })
         }
     }
 }

@@ -60,6 +60,16 @@ impl UndoStack {
         self.file.as_mut().expect("not released").strike(number)
     }
 
+    /// Undoes what was changed in the server, the latest first. What fails is left for the end.
+    pub fn unwind_server(&mut self) {
+        let file = self.file.as_mut().expect("not released");
+        for (number, change) in file.pending() {
+            if change.is_in_server() && change.undo(file.header(), self.reach.as_mut()).is_ok() {
+                let _ = file.strike(number);
+            }
+        }
+    }
+
     /// The backup is complete: what was made stays.
     pub fn release(mut self) -> Result<(), UndoError> {
         self.file.take().map_or(Ok(()), UndoFile::remove)

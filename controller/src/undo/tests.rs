@@ -89,12 +89,12 @@ fn undo_of_a_stop(rows: &[&[&str]], start: Option<&str>) -> Vec<String> {
 }
 
 #[test]
-fn a_stopped_applier_is_started_unless_it_runs_or_is_gone() {
+fn a_stopped_applier_is_started_unless_it_is_gone() {
     let start = "START SLAVE 'two' SQL_THREAD";
     let findings = undo_of_a_stop(&[&["", "Yes"], &["two", "No"]], Some(start));
     assert_eq!(findings, ["Channel two: the applier was started again"]);
-    let findings = undo_of_a_stop(&[&["two", "Yes"]], None);
-    assert_eq!(findings, ["Channel two: the applier runs already"]);
+    let findings = undo_of_a_stop(&[&["two", "Yes"]], Some(start));
+    assert_eq!(findings, ["Channel two: the applier runs"]);
     let findings = undo_of_a_stop(&[&["", "No"]], None);
     assert_eq!(
         findings,
@@ -113,6 +113,37 @@ fn a_dropped_stack_unwinds_latest_first_and_leaves_no_file() {
     drop(stack);
     assert_eq!(*undone.borrow(), ["capture", "stage"]);
     assert_eq!(undo_files(dir.path()), 0);
+}
+
+#[test]
+fn what_was_changed_in_the_server_can_be_undone_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let kill = "KILL CONNECTION 7";
+    let ours = "SELECT ID FROM information_schema.PROCESSLIST WHERE ID = 7 AND USER = 'backup'";
+    let client = ScriptedClient::new()
+        .rows(ours, &["ID"], &[&["7"]])
+        .done(kill);
+    let witness = Witness {
+        server: Some(client),
+        ..Witness::default()
+    };
+    let undone = witness.undone.clone();
+    let mut stack = UndoStack::begin(dir.path(), header(), Box::new(witness)).unwrap();
+    stack.push(Change::Stage).unwrap();
+    let user = "backup".to_string();
+    stack
+        .push(Change::Lock {
+            connection_id: 7,
+            user,
+        })
+        .unwrap();
+    stack.unwind_server();
+    assert!(undone.borrow().is_empty());
+    let file = UndoFile::list(dir.path()).unwrap().pop().unwrap();
+    let left = UndoFile::open(&file).unwrap().unwrap().pending();
+    assert_eq!(left.len(), 1, "{left:?}");
+    drop(stack);
+    assert_eq!(*undone.borrow(), ["stage"]);
 }
 
 #[test]
