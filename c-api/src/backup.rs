@@ -96,7 +96,9 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        ACTIVE.store(0, Ordering::Release);
+        // In a forked child it is the parent's, and stays.
+        let pid = std::process::id();
+        let _ = ACTIVE.compare_exchange(pid, 0, Ordering::Release, Ordering::Relaxed);
     }
 }
 

@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{Ordering, compiler_fence};
+use std::sync::atomic::{Ordering, compiler_fence, fence};
 
 use engine::capture_log::{Control, FileId, LostReason, Mode, Record};
 use libc::{iovec, ssize_t};
@@ -90,6 +90,16 @@ impl<'c> Capture<'c> {
     /// As [`Capture::opaque`], if `fd` is a watched file.
     pub fn opaque_fd(&self, fd: c_int) {
         if let Some(file) = self.file(fd) {
+            self.opaque(file);
+        }
+    }
+
+    /// Notes a call that failed with `errno`, if it may have changed the file all the same: space or the disk may have ended half-way.
+    pub fn failed(&self, file: FileId, errno: c_int) {
+        if matches!(
+            errno,
+            libc::ENOSPC | libc::EDQUOT | libc::EINTR | libc::EIO | libc::EFBIG
+        ) {
             self.opaque(file);
         }
     }
@@ -325,6 +335,10 @@ impl<R: Copy, N: FnOnce(&Capture<'_>, Option<R>)> Drop for Afterwards<R, N> {
     fn drop(&mut self) {
         // The controller's barrier falls behind the load, then what the real call did is visible to its base copy; or before it, then the load sees the session.
         compiler_fence(Ordering::SeqCst);
+        if !lifecycle::membarrier() {
+            // The controller has no such barrier.
+            fence(Ordering::SeqCst);
+        }
         let now = lifecycle::control();
         if now.mode() != Mode::Idle
             && now.session() != self.seen.session()

@@ -73,7 +73,7 @@ pub fn live_or_revived() -> Option<&'static Rendezvous> {
     if live.is_some() { live } else { revive() }
 }
 
-/// Whether hooks keep a fence to themselves because the controller can't put one into them.
+/// Whether the controller can put a fence into hooks, so that they need none of their own.
 #[inline]
 pub fn membarrier() -> bool {
     PROCESS.membarrier.load(Ordering::Relaxed)

@@ -617,6 +617,24 @@ fn a_failed_call_leaves_no_record_and_its_errno() {
 }
 
 #[test]
+fn a_write_that_fails_as_if_half_way_makes_its_file_suspect() {
+    for mode in [Mode::Extents, Mode::Payload] {
+        let scratch = Scratch::new();
+        let names = prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, mode);
+        assert_eq!(victim.act("no_more_space"), 0);
+        for action in ["pwrite a 50 10 7", "write a 50 10 7", "append a 0 10 7"] {
+            assert_eq!(victim.act(action), -i64::from(libc::EFBIG), "{action}");
+            let taken = session.drain();
+            assert_eq!(taken.len(), 1, "{action}");
+            let seen = line(&taken[0], &names, &scratch.data());
+            assert_eq!(seen, "opaque a", "{action}");
+        }
+    }
+}
+
+#[test]
 fn files_on_other_devices_are_not_recorded() {
     let scratch = Scratch::new();
     prepare(&scratch);

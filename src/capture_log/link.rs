@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::control::{Control, Mode};
 use super::grace::{self, FlightTables, Flights};
@@ -107,6 +107,8 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// The rendezvous of one process, mapped.
 pub struct Link {
     memory: Memory,
+    /// None to the library in this process.
+    file: Option<File>,
     path: PathBuf,
     pid: u32,
     uid: u32,
@@ -133,6 +135,7 @@ impl Link {
     pub fn to_self(rendezvous: &'static Rendezvous) -> Result<Link, LinkError> {
         let link = Link {
             memory: Memory::Own(rendezvous),
+            file: None,
             path: "the library in this process".into(),
             pid: std::process::id(),
             uid: rustix::process::geteuid().as_raw(),
@@ -162,18 +165,40 @@ impl Link {
             }
             Err(errno) => return Err(io(errno.into())),
         };
+        let file = File::from(file);
         let map = MmapOptions::new()
             .len(stat.st_size as usize)
-            .map_raw(&File::from(file))
+            .map_raw(&file)
             .map_err(io)?;
         let link = Link {
             memory: Memory::Mapped(map),
+            file: Some(file),
             path,
             pid,
             uid,
         };
         link.check(stat.st_size as usize)?;
         Ok(link)
+    }
+
+    /// Keeps other controllers from beginning a session for as long as this lives: between the look for one that is on and the switch lies a grace period, which is
+    /// about the calls of the session before.
+    pub fn claim(&self) -> Result<(), LinkError> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| {
+            match errno {
+                rustix::io::Errno::WOULDBLOCK => LinkError::Busy {
+                    pid: self.pid,
+                    session: self.control().session(),
+                },
+                errno => LinkError::Io {
+                    path: self.path.clone(),
+                    source: errno.into(),
+                },
+            }
+        })
     }
 
     fn check(&self, len: usize) -> Result<(), LinkError> {

@@ -171,6 +171,7 @@ impl Session {
         make_segment: impl FnOnce(&SessionOptions, &Link, &[u64]) -> Result<Segment, LinkError>,
     ) -> Result<Session, SessionError> {
         let start = Instant::now();
+        link.claim()?;
         if link.control() != Control::IDLE {
             return Err(LinkError::Busy {
                 pid: options.pid,

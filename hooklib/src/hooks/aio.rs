@@ -431,8 +431,12 @@ fn note_events(events: &[io_event]) {
                         Some((_, claim)) => Some(claim.get()),
                         None => unclaimed(event.obj),
                     };
-                    if let (Some(write), Ok(len @ 1..)) = (write, u64::try_from(event.res as i64)) {
-                        note_written(capture, &write, len);
+                    match (write, event.res as i64) {
+                        (Some(write), len @ 1..) => note_written(capture, &write, len as u64),
+                        (Some(write), errno @ ..=-1) if capture.watches(write.file) => {
+                            capture.failed(write.file, -errno as c_int);
+                        }
+                        _ => {}
                     }
                 }
             },

@@ -9,14 +9,14 @@ use std::os::fd::OwnedFd;
 
 use engine::capture_log::{FileId, Mode, Record};
 use engine::file_system::FileSystem;
-use libc::{c_char, c_int, c_uint, mode_t};
+use libc::{c_char, c_int, c_long, c_uint, mode_t};
 use rustix::fs::{FileType, Mode as Permissions, OFlags, Stat};
 
 use super::open;
 use crate::capture::{Capture, recorded, unregistered};
 use crate::inflight::Call;
 use crate::path::{self, PathBuffer};
-use crate::real::RealCall;
+use crate::real::{RealCall, syscall};
 use crate::{lifecycle, locks};
 
 /// A directory entry as the caller names it.
@@ -105,6 +105,10 @@ pub fn renamed<F: FnOnce() -> c_int>(
         return recorded(&call, -1, real, |capture, real| {
             let names = (!capture.nested()).then(locks::namespace);
             let kept = note(capture, real);
+            if capture.nested() {
+                // Without the lock, the order against the call that was interrupted is unknown.
+                capture.append(&Record::Rescan);
+            }
             drop(names);
             drop(kept);
         });
@@ -295,13 +299,6 @@ hooks! {
         rename_entry(old, new, 0, || unsafe { real(from_dir, from, to_dir, to) })
     }
 
-    renameat2 = libc::renameat2:
-    (from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char, flags: c_uint) -> c_int, |real| {
-        let (old, new) = (Entry::at(from_dir, from), Entry::at(to_dir, to));
-        // SAFETY: the caller's arguments, unchanged.
-        rename_entry(old, new, flags, || unsafe { real(from_dir, from, to_dir, to, flags) })
-    }
-
     unlink = libc::unlink, remove = libc::remove, rmdir = libc::rmdir:
     (path: *const c_char) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
@@ -359,5 +356,16 @@ hooks! {
             if made.is_null() { -1 } else { 0 }
         });
         made
+    }
+}
+
+optional_hooks! {
+    // Before glibc 2.28 libc does not have it.
+    renameat2 = c"renameat2":
+    (from_dir: c_int, from: *const c_char, to_dir: c_int, to: *const c_char, flags: c_uint) -> c_int, |_real| {
+        let (old, new) = (Entry::at(from_dir, from), Entry::at(to_dir, to));
+        let args = [from_dir.into(), from as c_long, to_dir.into(), to as c_long, flags.into(), 0];
+        // SAFETY: the caller's arguments, unchanged.
+        rename_entry(old, new, flags, || unsafe { syscall(libc::SYS_renameat2, args) } as c_int)
     }
 }

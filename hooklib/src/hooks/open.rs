@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 
-use engine::capture_log::{Attributes, Record};
+use engine::capture_log::{Attributes, Control, Record};
 use libc::{c_char, c_int, mode_t};
 use rustix::fs::Stat;
 
@@ -95,9 +95,11 @@ fn create_captured<R: Copy>(
     fd_of: impl Fn(&R) -> c_int,
 ) -> R {
     if path::look(dirfd, path, true).is_some_and(|stat| !is_regular(&stat)) {
-        let seen = call.control();
         drop(call);
-        return unregistered(seen, real, |_, _| {});
+        // Should a file have come to its place meanwhile, what was opened tells.
+        return unregistered(Control::IDLE, real, |capture, result| {
+            note_unseen(capture, result.as_ref().map(&fd_of));
+        });
     }
     recorded(&call, failed, real, |capture, real| {
         let _names = (!capture.nested()).then(locks::namespace);
@@ -120,6 +122,8 @@ fn note(capture: &Capture<'_>, fd: c_int, before: Option<&Stat>, truncates: bool
     match before {
         None => note_new(capture, fd, &after),
         Some(before) if before.st_ino != after.st_ino => note_late(capture, fd),
+        // In a signal handler no lock was taken: the order against the call that was interrupted is unknown.
+        Some(_) if truncates && capture.nested() => capture.opaque(file),
         Some(_) if truncates => capture.append(&Record::Truncate { file, len: 0 }),
         Some(_) => {}
     }
@@ -148,8 +152,11 @@ pub fn note_late(capture: &Capture<'_>, fd: c_int) {
 /// append, since a record of bytes ahead of the one that says "empty" would be undone by it.
 fn note_new(capture: &Capture<'_>, fd: c_int, after: &Stat) {
     let _held = capture.identify(after).map(|file| capture.hold_whole(file));
-    let fresh = stat(fd).is_some_and(|now| now.st_size == 0);
+    let fresh = !capture.nested() && stat(fd).is_some_and(|now| now.st_size == 0);
     note_name(capture, fd, after, fresh);
+    if capture.nested() {
+        capture.append(&Record::Rescan);
+    }
 }
 
 /// `fresh`: the call made the file, and it is empty.

@@ -17,7 +17,7 @@ use crate::capture::{
     Buffers, Capture, is_regular, open_flags, recorded, size, stat, unregistered,
 };
 use crate::inflight::Call;
-use crate::real::RealCall;
+use crate::real::{RealCall, errno};
 use crate::{lifecycle, locks};
 
 /// write and its like; `append`: at the end whatever the descriptor's flags; `moves`: the position moves with it.
@@ -90,8 +90,10 @@ fn note_advanced(
     let before = tell(fd);
     let _held = capture.hold_range(file, before.unwrap_or(0), given.get().len());
     let steady = capture.steady(given);
-    let Some(written @ 1..) = real.run() else {
-        return;
+    let written = match real.run() {
+        Some(written @ 1..) => written,
+        Some(-1) => return capture.failed(file, errno()),
+        _ => return,
     };
     match before {
         Some(before) if tell(fd) == before.checked_add(written as u64) => {
@@ -110,18 +112,21 @@ pub fn note_appended(
     real: &RealCall<ssize_t, impl FnOnce() -> ssize_t>,
 ) {
     if capture.nested() {
-        if let Some(1..) = real.run() {
-            capture.opaque(file);
-        }
-        return;
+        return match real.run() {
+            Some(1..) => capture.opaque(file),
+            Some(-1) => capture.failed(file, errno()),
+            _ => {}
+        };
     }
     let _position = locks::position(file);
     // Where the end is must not change any more once it is known.
     let _held = capture.hold_whole(file);
     let before = size(fd);
     let steady = capture.steady(given);
-    let Some(written @ 1..) = real.run() else {
-        return;
+    let written = match real.run() {
+        Some(written @ 1..) => written,
+        Some(-1) => return capture.failed(file, errno()),
+        _ => return,
     };
     match before {
         Some(before) if size(fd) == before.checked_add(written as u64) => {

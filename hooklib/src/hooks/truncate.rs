@@ -32,7 +32,7 @@ pub fn allocated(
     let range = in_place(mode).then_some((offset, len));
     changing(fd, range, real, |capture, file, result| {
         if result != 0 {
-            return note_failure(capture, file, crate::real::errno());
+            return capture.failed(file, crate::real::errno());
         }
         match allocation(file, mode, offset, len) {
             Some(record) => capture.append(&record),
@@ -49,18 +49,9 @@ fn allocated_posix(fd: c_int, offset: i64, len: i64, real: impl FnOnce() -> c_in
         real,
         |capture, file, result| match allocation(file, 0, offset, len) {
             Some(record) if result == 0 => capture.append(&record),
-            _ => note_failure(capture, file, result),
+            _ => capture.failed(file, result),
         },
     )
-}
-
-fn note_failure(capture: &Capture<'_>, file: FileId, errno: c_int) {
-    if matches!(
-        errno,
-        libc::ENOSPC | libc::EDQUOT | libc::EINTR | libc::EIO | libc::EFBIG
-    ) {
-        capture.opaque(file);
-    }
 }
 
 /// False for modes that shift the bytes behind the range, and for those that nobody knows yet.
@@ -115,8 +106,11 @@ fn changing(
             Some((offset, len)) => capture.hold_range(file, offset, Some(len)),
             None => capture.hold_whole(file),
         };
-        if let Some(result) = real.run() {
-            note(capture, file, result);
+        match real.run() {
+            // No lock was taken: the order against the call that was interrupted is unknown.
+            Some(_) if capture.nested() => capture.opaque(file),
+            Some(result) => note(capture, file, result),
+            None => {}
         }
     })
 }
@@ -139,10 +133,16 @@ pub unsafe fn by_path(path: *const c_char, len: i64, real: impl FnOnce() -> c_in
     recorded(&call, -1, real, |capture, real| {
         let _names = (!capture.nested()).then(locks::namespace);
         let file = path::look(libc::AT_FDCWD, path, true).and_then(|stat| capture.identify(&stat));
-        let Some(file) = file else { return };
+        let Some(file) = file else {
+            // While the path still means what was looked at.
+            real.run();
+            return;
+        };
         let _held = capture.hold_whole(file);
-        if let (Some(0), Ok(len)) = (real.run(), u64::try_from(len)) {
-            capture.append(&Record::Truncate { file, len });
+        match (real.run(), u64::try_from(len)) {
+            (Some(0), Ok(_)) if capture.nested() => capture.opaque(file),
+            (Some(0), Ok(len)) => capture.append(&Record::Truncate { file, len }),
+            _ => {}
         }
     })
 }
