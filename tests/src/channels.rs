@@ -51,6 +51,45 @@ impl TemporaryTables {
     }
 }
 
+/// Inserts numbers, each thread into a database of its own: to insert one twice is an error, to leave one out a difference.
+pub struct Inserts {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Inserts {
+    pub fn start(source: &Server) -> Inserts {
+        let stop: Arc<AtomicBool> = Arc::default();
+        let threads = (0..3).map(|number| {
+            let (mut conn, stopped) = (source.conn(), stop.clone());
+            let database = format!("inserts_{number}");
+            prepare(&mut conn, &database);
+            std::thread::spawn(move || {
+                for value in 0.. {
+                    if stopped.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    run(
+                        &mut conn,
+                        &format!("INSERT INTO {database}.kept VALUES ({value})"),
+                    );
+                    // At full speed, no replica keeps up.
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            })
+        });
+        let threads = threads.collect();
+        Inserts { stop, threads }
+    }
+
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads {
+            thread.join().expect("The load");
+        }
+    }
+}
+
 /// Runs a statement that must not fail.
 pub fn run(conn: &mut Conn, statement: &str) {
     conn.query_drop(statement)
@@ -91,22 +130,24 @@ pub struct Ground {
     pub sources: Vec<Server>,
     pub channels: &'static [&'static str],
     pub replica: Server,
+    /// Of all servers.
+    options: &'static [&'static str],
 }
 
-fn options(flavor: &Flavor, id: u32) -> ServerOptions {
-    let start = ServerOptions::plain().flavor(flavor).server_id(id);
-    options_of(start, flavor, id)
+fn with(start: ServerOptions, options: &[&str]) -> ServerOptions {
+    options
+        .iter()
+        .fold(start, |start, option| start.option(*option))
 }
 
 /// A server of such a ground. Not durable: several servers share the disk, and their replicas have to keep up.
 pub fn options_of(start: ServerOptions, flavor: &Flavor, id: u32) -> ServerOptions {
-    let start = [
+    let quick = [
         "--binlog-format=STATEMENT",
         "--sync-binlog=0",
         "--innodb-flush-log-at-trx-commit=2",
-    ]
-    .iter()
-    .fold(start, |start, option| start.option(*option));
+    ];
+    let start = with(start, &quick);
     match flavor.is_mariadb() {
         true => start
             .option(format!("--gtid-domain-id={id}"))
@@ -117,16 +158,27 @@ pub fn options_of(start: ServerOptions, flavor: &Flavor, id: u32) -> ServerOptio
 
 impl Ground {
     pub fn new(server: &str, channels: &'static [&'static str]) -> Ground {
+        Ground::with_options(server, channels, &[])
+    }
+
+    pub fn with_options(
+        server: &str,
+        channels: &'static [&'static str],
+        options: &'static [&'static str],
+    ) -> Ground {
         let flavor = Flavor::named(server);
-        let sources: Vec<Server> = (1..=channels.len() as u32)
-            .map(|id| options(&flavor, id).start())
-            .collect();
+        let source = |id| {
+            let start = ServerOptions::plain().flavor(&flavor).server_id(id);
+            with(options_of(start, &flavor, id), options).start()
+        };
+        let sources: Vec<Server> = (1..=channels.len() as u32).map(source).collect();
         let hooked = ServerOptions::hooked().flavor(&flavor).server_id(11);
-        let replica = options_of(hooked, &flavor, 11).start();
+        let replica = with(options_of(hooked, &flavor, 11), options).start();
         let ground = Ground {
             sources,
             channels,
             replica,
+            options,
         };
         for (source, channel) in ground.pairs() {
             let position = Position::of(source);
@@ -190,7 +242,7 @@ impl Ground {
             .flavor(flavor)
             .data_dir(&data)
             .server_id(id);
-        let sibling = options_of(start, flavor, id).start();
+        let sibling = with(options_of(start, flavor, id), self.options).start();
         let lines =
             std::fs::read_to_string(backup.join("hotmirror_slave_info")).expect("Positions");
         assert_eq!(lines.lines().count(), self.channels.len(), "{lines}");

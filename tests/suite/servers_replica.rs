@@ -3,7 +3,7 @@
 //! Rule: a second replica made from what the first one's backup recorded ends up equal to the sources. A channel's position that is one statement off, or a temporary
 //! table that the copy does not have, stops its applier.
 
-use hotmirror_tests::channels::{Ground, TemporaryTables, forget, options_of};
+use hotmirror_tests::channels::{Ground, Inserts, TemporaryTables, forget, options_of};
 use hotmirror_tests::replica::{self, By, Position};
 use hotmirror_tests::server::{Server, ServerOptions};
 use hotmirror_tests::skip::long;
@@ -56,6 +56,45 @@ fn a_sibling_of_a_mysql_replica_equals_the_source() {
 #[test]
 fn a_sibling_of_a_mysql_replica_with_two_channels_equals_the_sources() {
     siblings_equal_their_sources(MYSQL, &["one", "two"], if long() { 10 } else { 2 });
+}
+
+/// A lock alone is not enough: an applier's position and its data are two things, and those of parallel workers lie apart.
+fn siblings_made_under_a_lock_equal_the_source(
+    server: &str,
+    options: &'static [&'static str],
+    lock: &str,
+) {
+    let ground = Ground::with_options(server, &[""], options);
+    let inserts = Inserts::start(&ground.sources[0]);
+    let homes: Vec<_> = (0..if long() { 10 } else { 3 })
+        .map(|_| scratch::dir())
+        .collect();
+    for home in &homes {
+        let backup = ground.program().backup(&home.path().join("backup"));
+        backup.arg(format!("--lock={lock}")).success();
+        ground.assert_all_run();
+    }
+    let siblings: Vec<Server> = homes
+        .iter()
+        .zip(100..)
+        .map(|(home, id)| ground.sibling(&home.path().join("backup"), id))
+        .collect();
+    inserts.stop();
+    for (number, sibling) in siblings.iter().enumerate() {
+        ground.assert_equals_sources(sibling, &format!("Sibling {number}"));
+    }
+}
+
+#[test]
+fn a_sibling_of_a_mariadb_replica_made_under_a_lock_equals_the_source() {
+    siblings_made_under_a_lock_equal_the_source(MARIADB, &[], "backup-stage");
+}
+
+/// With GTIDs, a sibling would leave out what it has executed already, wherever it begins.
+#[test]
+fn a_sibling_of_a_mysql_replica_with_parallel_workers_made_under_a_lock_equals_the_source() {
+    const OPTIONS: &[&str] = &["--gtid-mode=OFF", "--replica-parallel-workers=4"];
+    siblings_made_under_a_lock_equal_the_source(MYSQL, OPTIONS, "ftwrl");
 }
 
 /// A replica of the replica, from its own binlog's position.

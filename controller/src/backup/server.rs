@@ -28,12 +28,13 @@ pub struct Server {
     user: String,
 }
 
-/// Under a lock the appliers stand still with everything else, without one they have to be stopped. And so they have if they share their work out among threads: the position
-/// that MySQL tells then is one behind which some transactions are executed already, until the applier stops.
+/// A replica's positions and its data are only sure to belong together while its appliers have stopped, unless the lock takes care of that. It does not if they share their work
+/// out among threads: the position that MySQL tells then is one behind which some transactions are executed already.
 fn stops_appliers(plan: &LockPlan, variables: &Variables) -> bool {
     let names = ["replica_parallel_workers", "slave_parallel_workers"];
     let workers = names.into_iter().find_map(|name| variables.get(name));
-    plan.position == PositionFrom::Binlog || workers.is_some_and(|count| count != "0")
+    let has_workers = workers.is_some_and(|count| count != "0");
+    plan.position != PositionFrom::Nowhere && (!plan.holds_positions || has_workers)
 }
 
 impl Server {

@@ -27,6 +27,7 @@ const BACKUP_STAGE: LockPlan = LockPlan {
     flush_logs: FLUSH_LOGS,
     release: &["BACKUP STAGE END"],
     position: PositionFrom::Lock,
+    holds_positions: false,
 };
 
 const FTWRL: LockPlan = LockPlan {
@@ -37,6 +38,7 @@ const FTWRL: LockPlan = LockPlan {
     flush_logs: FLUSH_LOGS,
     release: &["UNLOCK TABLES"],
     position: PositionFrom::Lock,
+    holds_positions: false,
 };
 
 const NO_LOCK: LockPlan = LockPlan {
@@ -47,6 +49,7 @@ const NO_LOCK: LockPlan = LockPlan {
     flush_logs: FLUSH_LOGS,
     release: &[],
     position: PositionFrom::Nowhere,
+    holds_positions: false,
 };
 
 pub const COORDINATES: &str = "SHOW MASTER STATUS";

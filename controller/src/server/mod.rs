@@ -88,6 +88,9 @@ pub struct LockPlan {
     pub flush_logs: &'static [&'static str],
     pub release: &'static [&'static str],
     pub position: PositionFrom,
+    /// The block of commits holds the positions of a replica's applier, too. Any other lock may find one that has written its position and waits to commit, or the
+    /// other way round.
+    pub holds_positions: bool,
 }
 
 impl LockPlan {

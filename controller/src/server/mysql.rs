@@ -23,6 +23,7 @@ const NO_LOCK: LockPlan = LockPlan {
     flush_logs: FLUSH_LOGS,
     release: &[],
     position: PositionFrom::Binlog,
+    holds_positions: false,
 };
 
 pub const FTWRL: LockPlan = LockPlan {

@@ -20,6 +20,7 @@ pub const NO_LOCK: LockPlan = LockPlan {
     flush_logs: FLUSH_LOGS,
     release: &[],
     position: PositionFrom::Nowhere,
+    holds_positions: false,
 };
 
 const TABLESPACES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES";

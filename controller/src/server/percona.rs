@@ -19,6 +19,7 @@ const BINLOG: LockPlan = LockPlan {
     flush_logs: FLUSH_LOGS,
     release: &["UNLOCK BINLOG"],
     position: PositionFrom::Lock,
+    holds_positions: true,
 };
 
 const TABLES_AND_BINLOG: LockPlan = LockPlan {
