@@ -131,9 +131,10 @@ impl Stage {
         }
         let mut builder = fs::DirBuilder::new();
         builder.mode(0o700);
-        builder
-            .create(&path)
-            .map_err(TargetError::io("create", &path))?;
+        builder.create(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => TargetError::Unfinished(path.clone()),
+            _ => TargetError::io("create", &path)(error),
+        })?;
         let files = path.join(FILES_NAME);
         let made = builder.create(&files).and_then(|()| File::open(&path));
         let made = made.map_err(TargetError::io("create", &files));

@@ -151,7 +151,9 @@ impl Session {
             scope,
             link,
             |_| Ok(stage),
-            |options, _, devices| {
+            |options, link, devices| {
+                // The log of the session before is taken away as soon as this one has its own.
+                link.grace(false, options.grace_bound)?;
                 let session = options.session;
                 let segment = Segment::create_private(session, options.log_size, devices)?;
                 (inside.adopt)(session, segment.file()).map_err(|source| LinkError::Io {
@@ -184,8 +186,6 @@ impl Session {
         let (devices, counters) = survey(&scope)?;
         let stage = Arc::new(make_stage(&options)?);
         options.monitor.event(&Event::Phase(Phase::Attach));
-        // A session inside the process takes the log of the one before away as soon as it makes its own.
-        link.grace(false, options.grace_bound)?;
         let segment = make_segment(&options, &link, &devices)?;
         let total = counters.total_bytes.load(Ordering::Relaxed);
         let digests = Arc::new(Digests::for_bytes(total));

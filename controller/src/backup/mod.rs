@@ -23,6 +23,7 @@ pub mod survey;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hotmirror::capture_log::LinkError;
 use hotmirror::session::{GoldenReport, SessionError, Throttle};
 use hotmirror::target::{Stage, TargetError};
 use hotmirror::threads::Preferred;
@@ -104,7 +105,11 @@ fn back_up(
     let stage = undo.push(Change::Stage)?;
     undo.push(ground.capture_change())?;
     let attached = Engine::attach(args, ground.setting(throttle, reporter.clone()), cancel);
-    if let Err(SessionError::Target(TargetError::Unfinished(_))) = &attached {
+    if let Err(
+        SessionError::Target(TargetError::Unfinished(_))
+        | SessionError::Link(LinkError::Busy { .. }),
+    ) = &attached
+    {
         undo.strike(stage)?;
     }
     let mut engine = attached?;
@@ -214,7 +219,7 @@ fn stop_appliers(
     let mut appliers = appliers(server, undo);
     let Some(request) = args.safe_slave else {
         return match stops_appliers {
-            true => appliers.stop(),
+            true => appliers.stop(args.lock_timeout, &mut RealClock::new(cancel)),
             false => Ok(Stopped::default()),
         };
     };

@@ -136,9 +136,13 @@ impl Roots {
         for path in named.into_iter().filter_map(inside) {
             filter.leave_out(path);
         }
-        // A server does not start without the directory.
+        // A server does not start without the directory. One that is a root for other reasons holds other things, too.
+        let is_other = |entry: &RootEntry| entry.roles.iter().any(|role| *role != Role::Linked);
         for path in temporary.into_iter().filter_map(inside) {
-            filter.leave_out_what_is_in(path);
+            let root = self.entries.iter().find(|entry| entry.source == path);
+            if !root.is_some_and(is_other) {
+                filter.leave_out_what_is_in(path);
+            }
         }
         let temporary = variables
             .get("innodb_temp_data_file_path")

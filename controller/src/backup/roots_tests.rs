@@ -188,6 +188,21 @@ fn what_a_copy_must_not_have_is_left_out() {
 }
 
 #[test]
+fn a_directory_for_temporary_files_that_holds_logs_is_kept() {
+    let server = Server::new(&["data", "ssd"]);
+    let (datadir, ssd) = (server.text("data"), server.text("ssd"));
+    let variables = Variables::from([
+        ("datadir", datadir.as_str()),
+        ("innodb_log_group_home_dir", ssd.as_str()),
+        ("tmpdir", ssd.as_str()),
+    ]);
+    let roots = find(&variables, &[]).unwrap();
+    let filter = roots.filter(&variables, &[]).unwrap();
+    assert!(!filter.leaves_out(&server.path("ssd/ib_logfile0")));
+    assert!(filter.leaves_out(&server.path("ssd/#sql-temptable-1.MAI")));
+}
+
+#[test]
 fn a_link_that_appeared_during_the_backup_is_an_error() {
     let server = Server::new(&["data", "late"]);
     let datadir = server.text("data");

@@ -113,11 +113,15 @@ pub struct Appliers<'a> {
 }
 
 impl Appliers<'_> {
-    /// Stops those that run.
-    pub fn stop(&mut self) -> Result<Stopped, SafeSlaveError> {
+    /// Stops those that run; a stop that the server gives up is asked for again until `bound`.
+    pub fn stop(
+        &mut self,
+        bound: Duration,
+        clock: &mut dyn Clock,
+    ) -> Result<Stopped, SafeSlaveError> {
         let mut stopped = Stopped::default();
         for name in self.running()? {
-            self.stop_one(&name, &mut stopped)?;
+            self.stop_one(&name, &mut stopped, bound, clock)?;
         }
         Ok(stopped)
     }
@@ -149,10 +153,10 @@ impl Appliers<'_> {
         }
         for (index, name) in running.iter().enumerate() {
             let others_run = index + 1 < running.len();
-            while !self.try_one(name, others_run, &mut stopped, clock)? {
+            while !self.try_one(name, others_run, &mut stopped, request.timeout, clock)? {
                 if clock.elapsed() >= request.timeout {
                     self.start(stopped)?;
-                    return self.give_up(request);
+                    return self.give_up(request, clock);
                 }
                 clock.pause(LOOK_INTERVAL)?;
             }
@@ -167,13 +171,14 @@ impl Appliers<'_> {
         name: &str,
         others_run: bool,
         stopped: &mut Stopped,
+        bound: Duration,
         clock: &mut dyn Clock,
     ) -> Result<bool, SafeSlaveError> {
         // A look costs the applier nothing, a stop does.
         if self.look()? > 0 {
             return Ok(false);
         }
-        self.stop_one(name, stopped)?;
+        self.stop_one(name, stopped, bound, clock)?;
         // The count is the sum of all channels: those that run on come down to nothing again, if this one has none.
         let mut looks_left = if others_run { OTHERS_LOOKS } else { 1 };
         while self.look()? > 0 {
@@ -188,30 +193,47 @@ impl Appliers<'_> {
         Ok(true)
     }
 
-    fn give_up(&mut self, request: Request) -> Result<(Stopped, Option<String>), SafeSlaveError> {
+    fn give_up(
+        &mut self,
+        request: Request,
+        clock: &mut dyn Clock,
+    ) -> Result<(Stopped, Option<String>), SafeSlaveError> {
         let (open, seconds) = (self.look()?, request.timeout.as_secs());
         let error = SafeSlaveError::Timeout { open, seconds };
         match request.action {
             TimeoutAction::Fail => Err(error),
             TimeoutAction::Proceed => {
                 let warning = format!("{error}: a replica made from this backup may fail");
-                Ok((self.stop()?, Some(warning)))
+                Ok((self.stop(request.timeout, clock)?, Some(warning)))
             }
         }
     }
 
-    fn stop_one(&mut self, name: &str, stopped: &mut Stopped) -> Result<(), SafeSlaveError> {
+    fn stop_one(
+        &mut self,
+        name: &str,
+        stopped: &mut Stopped,
+        bound: Duration,
+        clock: &mut dyn Clock,
+    ) -> Result<(), SafeSlaveError> {
         let channel = name.to_string();
         let number = self.journal.push(Change::Applier { channel })?;
         let stop = self.dialect.stop_applier(name);
         loop {
             match self.client.run(&stop) {
+                Ok(()) => break,
                 // It goes on stopping; to start it before it has stopped would do nothing.
                 Err(ClientError::Statement {
                     code: STOP_TIMED_OUT,
                     ..
-                }) => {}
-                result => break result?,
+                }) if clock.elapsed() < bound => clock.pause(LOOK_INTERVAL)?,
+                Err(error) => {
+                    if let ClientError::Privilege { .. } = error {
+                        // Nothing happened, and to undo it would be refused, too.
+                        self.journal.strike(number)?;
+                    }
+                    return Err(error.into());
+                }
             }
         }
         stopped.0.push((name.into(), number));

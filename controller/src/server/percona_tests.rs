@@ -302,6 +302,7 @@ fn the_same_numbers_without_the_comment_are_mysql() {
         "MySQL Community Server (GPL)",
         "GRANT ALL PRIVILEGES ON *.* TO 'backup'@'localhost'",
     )
+    .rows("SHOW SLAVE STATUS", &["Channel_Name"], &[])
     .done("SET SESSION wait_timeout = 31536000, net_write_timeout = 3600")
     .done("SET SESSION lock_wait_timeout = 60")
     .done("SET SESSION autocommit = 1");

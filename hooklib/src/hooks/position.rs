@@ -34,9 +34,7 @@ pub fn advancing(
         || real(given.get()),
         |capture, file, real| {
             if capture.nested() {
-                if let Some(1..) = real.run() {
-                    capture.opaque(file);
-                }
+                note_unordered(capture, file, real);
             } else if append || open_flags(fd).contains(OFlags::APPEND) {
                 note_appended(capture, fd, file, &given, real);
             } else if moves {
@@ -103,6 +101,19 @@ fn note_advanced(
     }
 }
 
+/// A write in a signal handler: no lock was taken.
+fn note_unordered(
+    capture: &Capture<'_>,
+    file: FileId,
+    real: &RealCall<ssize_t, impl FnOnce() -> ssize_t>,
+) {
+    match real.run() {
+        Some(1..) => capture.opaque(file),
+        Some(-1) => capture.failed(file, errno()),
+        _ => {}
+    }
+}
+
 /// A write that went to the end of the file.
 pub fn note_appended(
     capture: &Capture<'_>,
@@ -112,11 +123,7 @@ pub fn note_appended(
     real: &RealCall<ssize_t, impl FnOnce() -> ssize_t>,
 ) {
     if capture.nested() {
-        return match real.run() {
-            Some(1..) => capture.opaque(file),
-            Some(-1) => capture.failed(file, errno()),
-            _ => {}
-        };
+        return note_unordered(capture, file, real);
     }
     let _position = locks::position(file);
     // Where the end is must not change any more once it is known.
@@ -182,8 +189,10 @@ pub fn copied(
         return advancing(to, Buffers::Kernel, false, true, |_| real());
     }
     on_captured(to, real, |capture, file, real| {
-        let Some(copied @ 1..) = real.run() else {
-            return;
+        let copied = match real.run() {
+            Some(copied @ 1..) => copied,
+            Some(-1) => return capture.failed(file, errno()),
+            _ => return,
         };
         // SAFETY: the real call has read it, and moved it on by what was copied.
         let end = unsafe { *offset };

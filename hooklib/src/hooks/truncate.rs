@@ -15,8 +15,9 @@ use crate::{locks, path};
 /// ftruncate, by descriptor.
 pub fn to_len(fd: c_int, len: i64, real: impl FnOnce() -> c_int) -> c_int {
     changing(fd, None, real, |capture, file, result| {
-        if let (0, Ok(len)) = (result, u64::try_from(len)) {
-            capture.append(&Record::Truncate { file, len });
+        match (result, u64::try_from(len)) {
+            (0, Ok(len)) => capture.append(&Record::Truncate { file, len }),
+            _ => capture.failed(file, crate::real::errno()),
         }
     })
 }
@@ -142,6 +143,7 @@ pub unsafe fn by_path(path: *const c_char, len: i64, real: impl FnOnce() -> c_in
         match (real.run(), u64::try_from(len)) {
             (Some(0), Ok(_)) if capture.nested() => capture.opaque(file),
             (Some(0), Ok(len)) => capture.append(&Record::Truncate { file, len }),
+            (Some(-1), _) => capture.failed(file, crate::real::errno()),
             _ => {}
         }
     })
