@@ -96,9 +96,11 @@ fn create_captured<R: Copy>(
 ) -> R {
     if path::look(dirfd, path, true).is_some_and(|stat| !is_regular(&stat)) {
         drop(call);
-        // Should a file have come to its place meanwhile, what was opened tells.
+        // Should a file have come to its place meanwhile, what was opened tells. A thread that was cancelled waited for a FIFO.
         return unregistered(Control::IDLE, real, |capture, result| {
-            note_unseen(capture, result.as_ref().map(&fd_of));
+            if let Some(result) = result {
+                note_unseen(capture, Some(fd_of(&result)));
+            }
         });
     }
     recorded(&call, failed, real, |capture, real| {
