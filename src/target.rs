@@ -109,19 +109,18 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Fails if `target` has a stage already.
-    pub fn check_free(target: &Path) -> Result<(), TargetError> {
+    /// Where the stage of `target` will be. Fails if it has one already.
+    pub fn check_free(target: &Path) -> Result<PathBuf, TargetError> {
         let path = stage_path(target)?;
         match path.exists() {
             true => Err(TargetError::Unfinished(path)),
-            false => Ok(()),
+            false => Ok(path),
         }
     }
 
     /// Makes the stage of `target`, which does not exist or is an empty directory.
     pub fn create(target: &Path) -> Result<Stage, TargetError> {
-        Stage::check_free(target)?;
-        let path = stage_path(target)?;
+        let path = Stage::check_free(target)?;
         let inner = path.starts_with(target);
         if inner {
             let mut content = fs::read_dir(target).map_err(TargetError::io("read", target))?;

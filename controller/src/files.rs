@@ -88,6 +88,13 @@ fn write_block(target: &mut File, offset: u64, block: &[u8]) -> io::Result<()> {
     target.write_all(block)
 }
 
+/// Brings all of the file system that `directory` is on to the disk.
+pub fn sync_file_system(directory: &Path) -> Result<(), FileError> {
+    let file = File::open(directory).map_err(FileError::at("open", directory))?;
+    let synced = rustix::fs::syncfs(&file).map_err(std::io::Error::from);
+    synced.map_err(FileError::at("sync", directory))
+}
+
 /// Runs `work` on all items, several at a time; the first error ends it.
 pub fn in_parallel<T: Sync, E: Send>(
     items: &[T],

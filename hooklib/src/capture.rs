@@ -70,8 +70,9 @@ impl<'c> Capture<'c> {
         self.session.watches(file.device)
     }
 
-    pub fn watches_device(&self, device: u64) -> bool {
-        self.session.watches(device)
+    /// False if nothing that happens to an entry on `device` can matter to the session. None is a device that could not be told.
+    pub fn may_concern(&self, device: Option<u64>) -> bool {
+        device.is_none_or(|device| self.session.watches(device))
     }
 
     pub fn append(&self, record: &Record<'_>) {

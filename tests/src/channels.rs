@@ -19,15 +19,37 @@ use crate::{checksums, scratch};
 
 /// Between temporary tables.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Between inserts.
+const SHORT_PAUSE: Duration = Duration::from_millis(1);
 
-/// Writes through temporary tables, as statements, into a database of its own.
-pub struct TemporaryTables {
+/// Statements on a source, round after round, in a database of their own.
+pub struct Rounds {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
-impl TemporaryTables {
-    pub fn start(source: &Server, database: &str) -> TemporaryTables {
+impl Rounds {
+    /// Writes through temporary tables, as statements.
+    pub fn temporary_tables(source: &Server, database: &str) -> Rounds {
+        Rounds::start(source, database, PAUSE, through_temporary_table)
+    }
+
+    /// Inserts numbers: to insert one twice is an error, to leave one out a difference.
+    pub fn inserts(source: &Server, database: &str) -> Rounds {
+        Rounds::start(source, database, SHORT_PAUSE, |conn, database, number| {
+            run(
+                conn,
+                &format!("INSERT INTO {database}.kept VALUES ({number})"),
+            );
+        })
+    }
+
+    fn start(
+        source: &Server,
+        database: &str,
+        pause: Duration,
+        round: fn(&mut Conn, &str, u32),
+    ) -> Rounds {
         let mut conn = source.conn();
         prepare(&mut conn, database);
         let stop: Arc<AtomicBool> = Arc::default();
@@ -38,55 +60,16 @@ impl TemporaryTables {
                 number += 1;
                 round(&mut conn, &database, number);
                 // At full speed, no replica keeps up.
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(pause);
             }
         };
         let thread = std::thread::spawn(run);
-        TemporaryTables { stop, thread }
+        Rounds { stop, thread }
     }
 
     pub fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().expect("The load");
-    }
-}
-
-/// Inserts numbers, each thread into a database of its own: to insert one twice is an error, to leave one out a difference.
-pub struct Inserts {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Inserts {
-    pub fn start(source: &Server) -> Inserts {
-        let stop: Arc<AtomicBool> = Arc::default();
-        let threads = (0..3).map(|number| {
-            let (mut conn, stopped) = (source.conn(), stop.clone());
-            let database = format!("inserts_{number}");
-            prepare(&mut conn, &database);
-            std::thread::spawn(move || {
-                for value in 0.. {
-                    if stopped.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    run(
-                        &mut conn,
-                        &format!("INSERT INTO {database}.kept VALUES ({value})"),
-                    );
-                    // At full speed, no replica keeps up.
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-            })
-        });
-        let threads = threads.collect();
-        Inserts { stop, threads }
-    }
-
-    pub fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads {
-            thread.join().expect("The load");
-        }
     }
 }
 
@@ -106,7 +89,7 @@ pub fn prepare(conn: &mut Conn, database: &str) {
 }
 
 /// One temporary table's life.
-fn round(conn: &mut Conn, database: &str, number: u32) {
+fn through_temporary_table(conn: &mut Conn, database: &str, number: u32) {
     run(
         conn,
         &format!("CREATE TEMPORARY TABLE {database}.short (v INT)"),
@@ -197,8 +180,8 @@ impl Ground {
         self.sources.iter().zip(self.channels.iter().copied())
     }
 
-    pub fn loads(&self) -> Vec<TemporaryTables> {
-        let start = |(number, source)| TemporaryTables::start(source, &format!("temp_{number}"));
+    pub fn loads(&self) -> Vec<Rounds> {
+        let start = |(number, source)| Rounds::temporary_tables(source, &format!("temp_{number}"));
         self.sources.iter().enumerate().map(start).collect()
     }
 

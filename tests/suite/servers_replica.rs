@@ -3,7 +3,7 @@
 //! Rule: a second replica made from what the first one's backup recorded ends up equal to the sources. A channel's position that is one statement off, or a temporary
 //! table that the copy does not have, stops its applier.
 
-use hotmirror_tests::channels::{Ground, Inserts, TemporaryTables, forget, options_of};
+use hotmirror_tests::channels::{Ground, Rounds, forget, options_of};
 use hotmirror_tests::replica::{self, By, Position};
 use hotmirror_tests::server::{Server, ServerOptions};
 use hotmirror_tests::skip::long;
@@ -12,18 +12,12 @@ use hotmirror_tests::{checksums, scratch};
 const MARIADB: &str = "mariadb-10.11";
 const MYSQL: &str = "mysql-9.7";
 
-/// Under load with temporary tables, siblings made from each backup end up equal to the sources.
-fn siblings_equal_their_sources(server: &str, channels: &'static [&'static str], backups: u32) {
-    let ground = Ground::new(server, channels);
-    let loads = ground.loads();
+/// Siblings made from backups with `option` under these loads end up equal to the sources.
+fn siblings_equal(ground: &Ground, loads: Vec<Rounds>, option: &str, backups: u32) {
     let homes: Vec<_> = (0..backups).map(|_| scratch::dir()).collect();
     for home in &homes {
         let target = home.path().join("backup");
-        ground
-            .program()
-            .backup(&target)
-            .arg("--safe-slave")
-            .success();
+        ground.program().backup(&target).arg(option).success();
         ground.assert_all_run();
     }
     let siblings: Vec<Server> = homes
@@ -31,11 +25,17 @@ fn siblings_equal_their_sources(server: &str, channels: &'static [&'static str],
         .zip(100..)
         .map(|(home, id)| ground.sibling(&home.path().join("backup"), id))
         .collect();
-    loads.into_iter().for_each(TemporaryTables::stop);
+    loads.into_iter().for_each(Rounds::stop);
     ground.assert_equals_sources(&ground.replica, "The replica");
     for (number, sibling) in siblings.iter().enumerate() {
         ground.assert_equals_sources(sibling, &format!("Sibling {number}"));
     }
+}
+
+/// Under load with temporary tables.
+fn siblings_equal_their_sources(server: &str, channels: &'static [&'static str], backups: u32) {
+    let ground = Ground::new(server, channels);
+    siblings_equal(&ground, ground.loads(), "--safe-slave", backups);
 }
 
 #[test]
@@ -65,24 +65,9 @@ fn siblings_made_under_a_lock_equal_the_source(
     lock: &str,
 ) {
     let ground = Ground::with_options(server, &[""], options);
-    let inserts = Inserts::start(&ground.sources[0]);
-    let homes: Vec<_> = (0..if long() { 10 } else { 3 })
-        .map(|_| scratch::dir())
-        .collect();
-    for home in &homes {
-        let backup = ground.program().backup(&home.path().join("backup"));
-        backup.arg(format!("--lock={lock}")).success();
-        ground.assert_all_run();
-    }
-    let siblings: Vec<Server> = homes
-        .iter()
-        .zip(100..)
-        .map(|(home, id)| ground.sibling(&home.path().join("backup"), id))
-        .collect();
-    inserts.stop();
-    for (number, sibling) in siblings.iter().enumerate() {
-        ground.assert_equals_sources(sibling, &format!("Sibling {number}"));
-    }
+    let inserts = |number| Rounds::inserts(&ground.sources[0], &format!("inserts_{number}"));
+    let (loads, lock) = ((0..3).map(inserts).collect(), format!("--lock={lock}"));
+    siblings_equal(&ground, loads, &lock, if long() { 10 } else { 3 });
 }
 
 #[test]
@@ -118,7 +103,7 @@ fn a_child_equals_the_source(server: &str) {
     let child = options_of(start, flavor, 50).start();
     forget(&child, "");
     replica::follow(&child, &ground.replica, &position, By::Gtid);
-    loads.into_iter().for_each(TemporaryTables::stop);
+    loads.into_iter().for_each(Rounds::stop);
     ground.assert_equals_sources(&ground.replica, "The replica");
     replica::catch_up(&child, &ground.replica, By::Gtid).unwrap();
     checksums::assert_equal(&ground.sources[0], &child, "The replica's replica");

@@ -6,7 +6,6 @@
 pub mod instance;
 pub mod sandbox;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +16,7 @@ use crate::backup::roots::{Role, RootEntry};
 use crate::cancel::Cancel;
 use crate::exit::Failure;
 use crate::files;
-use crate::manifest::{Manifest, ManifestError, Prepared};
+use crate::manifest::{Manifest, Prepared};
 use crate::system;
 use instance::{Instance, InstanceError};
 
@@ -58,9 +57,7 @@ pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
         .map(|root| root.place.clone())
         .collect();
     for directory in &directories {
-        let path = backup.join(directory);
-        let synced = File::open(&path).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
-        synced.map_err(|source| ManifestError::Io { path, source })?;
+        files::sync_file_system(&backup.join(directory))?;
     }
     manifest.entries = files::inventory(&backup, &directories)?;
     manifest.prepared = Some(prepared);

@@ -155,10 +155,7 @@ fn move_one(from: &Path, to: &Path) -> Result<(), FileError> {
 /// Everything in the stages survives a power cut.
 pub fn sync(order: &Order<'_>) -> Result<(), RestoreError> {
     for destination in &order.destinations {
-        let stage = &destination.stage;
-        let directory = std::fs::File::open(stage).map_err(FileError::at("open", stage))?;
-        let synced = rustix::fs::syncfs(&directory).map_err(std::io::Error::from);
-        synced.map_err(FileError::at("sync", stage))?;
+        files::sync_file_system(&destination.stage)?;
     }
     Ok(())
 }

@@ -45,8 +45,8 @@ const PROBES: usize = 64;
 /// Claims not yet released: without any, a completion need not look for one.
 static CLAIMED: AtomicUsize = AtomicUsize::new(0);
 
-/// What each claim in the table is for. Written before the context, and taken for a write's only while that is there. Learned when the write is submitted: by its completion the descriptor may be closed, and stand for another file, and the kernel
-/// has copied what describes the write, so that the program may have put something else there.
+/// What each claim in the table is for, learned when the write is submitted: by its completion the descriptor may be closed, and stand for another file, and the kernel
+/// has copied what describes the write, so that the program may have put something else there. The context is written last, and the others count only while it is there.
 static CLAIMS: [Claim; AIO_SLOT_COUNT] = [const { Claim::new() }; AIO_SLOT_COUNT];
 
 /// More buffers of one write than these are not kept.
@@ -277,7 +277,8 @@ fn is_write(iocb: &iocb) -> bool {
     command == io_iocb_cmd_IO_CMD_PWRITE || command == io_iocb_cmd_IO_CMD_PWRITEV
 }
 
-/// The writes among iocbs `from..to` of a submission, each by the address of its control block and the program's own data, up to the first that can't be read: the kernel goes no further either.
+/// The writes among iocbs `from..to` of a submission, each by the address of its control block and the program's own data, up to the first that can't be read: the kernel
+/// goes no further either.
 fn each_write(
     iocbs: *const *const iocb,
     from: usize,

@@ -100,7 +100,7 @@ pub fn renamed<F: FnOnce() -> c_int>(
         && let device = entry.device()
         && let Some(call) = Call::enter()
         && let Some(capture) = Capture::of(&call)
-        && device.is_none_or(|device| capture.watches_device(device))
+        && capture.may_concern(device)
     {
         return recorded(&call, -1, real, |capture, real| {
             let names = (!capture.nested()).then(locks::namespace);

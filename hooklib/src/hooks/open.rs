@@ -74,7 +74,7 @@ pub unsafe fn creating<R: Copy>(
         && let device = path::device(dirfd, path)
         && let Some(call) = Call::enter()
         && let Some(capture) = Capture::of(&call)
-        && device.is_none_or(|device| capture.watches_device(device))
+        && capture.may_concern(device)
     {
         return create_captured(call, dirfd, path, truncates, failed, real, fd_of);
     }
@@ -201,7 +201,7 @@ fn made_unique(template: *const c_char, real: impl FnOnce() -> c_int) -> c_int {
         && let device = path::device(libc::AT_FDCWD, path)
         && let Some(call) = Call::enter()
         && let Some(capture) = Capture::of(&call)
-        && device.is_none_or(|device| capture.watches_device(device))
+        && capture.may_concern(device)
     {
         return recorded(&call, -1, real, |capture, real| {
             let _names = (!capture.nested()).then(locks::namespace);

@@ -88,16 +88,29 @@ fn note_advanced(
     let before = tell(fd);
     let _held = capture.hold_range(file, before.unwrap_or(0), given.get().len());
     let steady = capture.steady(given);
-    let written = match real.run() {
-        Some(written @ 1..) => written,
-        Some(-1) => return capture.failed(file, errno()),
-        _ => return,
+    let Some(written) = run(capture, file, real) else {
+        return;
     };
     match before {
-        Some(before) if tell(fd) == before.checked_add(written as u64) => {
-            note_written(capture, file, before, written as u64, steady.as_ref());
+        Some(before) if tell(fd) == before.checked_add(written) => {
+            note_written(capture, file, before, written, steady.as_ref());
         }
         _ => capture.opaque(file),
+    }
+}
+
+/// Makes a call that writes: gives how much it wrote, if anything. One that failed is noted here.
+pub fn run(
+    capture: &Capture<'_>,
+    file: FileId,
+    real: &RealCall<ssize_t, impl FnOnce() -> ssize_t>,
+) -> Option<u64> {
+    match real.run()? {
+        -1 => {
+            capture.failed(file, errno());
+            None
+        }
+        written => u64::try_from(written).ok().filter(|written| *written > 0),
     }
 }
 
@@ -107,10 +120,8 @@ fn note_unordered(
     file: FileId,
     real: &RealCall<ssize_t, impl FnOnce() -> ssize_t>,
 ) {
-    match real.run() {
-        Some(1..) => capture.opaque(file),
-        Some(-1) => capture.failed(file, errno()),
-        _ => {}
+    if run(capture, file, real).is_some() {
+        capture.opaque(file);
     }
 }
 
@@ -130,14 +141,12 @@ pub fn note_appended(
     let _held = capture.hold_whole(file);
     let before = size(fd);
     let steady = capture.steady(given);
-    let written = match real.run() {
-        Some(written @ 1..) => written,
-        Some(-1) => return capture.failed(file, errno()),
-        _ => return,
+    let Some(written) = run(capture, file, real) else {
+        return;
     };
     match before {
-        Some(before) if size(fd) == before.checked_add(written as u64) => {
-            note_written(capture, file, before, written as u64, steady.as_ref());
+        Some(before) if size(fd) == before.checked_add(written) => {
+            note_written(capture, file, before, written, steady.as_ref());
         }
         _ => capture.opaque(file),
     }
@@ -189,15 +198,13 @@ pub fn copied(
         return advancing(to, Buffers::Kernel, false, true, |_| real());
     }
     on_captured(to, real, |capture, file, real| {
-        let copied = match real.run() {
-            Some(copied @ 1..) => copied,
-            Some(-1) => return capture.failed(file, errno()),
-            _ => return,
+        let Some(copied) = run(capture, file, real) else {
+            return;
         };
         // SAFETY: the real call has read it, and moved it on by what was copied.
         let end = unsafe { *offset };
         match u64::try_from(end.wrapping_sub(copied as loff_t)) {
-            Ok(start) => note_written(capture, file, start, copied as u64, None),
+            Ok(start) => note_written(capture, file, start, copied, None),
             Err(_) => capture.opaque(file),
         }
     })

@@ -15,11 +15,15 @@ use crate::{locks, path};
 /// ftruncate, by descriptor.
 pub fn to_len(fd: c_int, len: i64, real: impl FnOnce() -> c_int) -> c_int {
     changing(fd, None, real, |capture, file, result| {
-        match (result, u64::try_from(len)) {
-            (0, Ok(len)) => capture.append(&Record::Truncate { file, len }),
-            _ => capture.failed(file, crate::real::errno()),
-        }
+        note_len(capture, file, len, result)
     })
+}
+
+fn note_len(capture: &Capture<'_>, file: FileId, len: i64, result: c_int) {
+    match (result, u64::try_from(len)) {
+        (0, Ok(len)) => capture.append(&Record::Truncate { file, len }),
+        _ => capture.failed(file, crate::real::errno()),
+    }
 }
 
 /// fallocate. A failure may have changed the file too: space can run out half-way.
@@ -140,11 +144,10 @@ pub unsafe fn by_path(path: *const c_char, len: i64, real: impl FnOnce() -> c_in
             return;
         };
         let _held = capture.hold_whole(file);
-        match (real.run(), u64::try_from(len)) {
-            (Some(0), Ok(_)) if capture.nested() => capture.opaque(file),
-            (Some(0), Ok(len)) => capture.append(&Record::Truncate { file, len }),
-            (Some(-1), _) => capture.failed(file, crate::real::errno()),
-            _ => {}
+        match real.run() {
+            Some(0) if capture.nested() => capture.opaque(file),
+            Some(result) => note_len(capture, file, len, result),
+            None => {}
         }
     })
 }

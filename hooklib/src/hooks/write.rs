@@ -11,7 +11,7 @@ use rustix::fs::OFlags;
 use super::position;
 use crate::capture::{Buffers, Capture, open_flags, recorded};
 use crate::inflight::Call;
-use crate::real::{RealCall, errno};
+use crate::real::RealCall;
 
 /// pwrite and its like. Negative results are failures.
 #[inline]
@@ -52,14 +52,10 @@ fn note_at(
     }
     let _held = capture.hold_range(file, offset, given.get().len());
     let steady = capture.steady(given);
-    match real.run() {
-        Some(written @ 1..) => {
-            // In a signal handler no lock was taken, so the order against other writes is unknown.
-            let steady = steady.as_ref().filter(|_| !capture.nested());
-            position::note_written(capture, file, offset, written as u64, steady);
-        }
-        Some(-1) => capture.failed(file, errno()),
-        _ => {}
+    if let Some(written) = position::run(capture, file, real) {
+        // In a signal handler no lock was taken, so the order against other writes is unknown.
+        let steady = steady.as_ref().filter(|_| !capture.nested());
+        position::note_written(capture, file, offset, written, steady);
     }
 }
 
