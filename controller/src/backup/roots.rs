@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use hotmirror::manifest::any_path;
 use serde::{Deserialize, Serialize};
 
 use super::find_roots;
@@ -34,6 +35,7 @@ pub enum Role {
 /// A root as the manifest names it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RootEntry {
+    #[serde(with = "any_path")]
     pub source: PathBuf,
     pub place: PathBuf,
     pub roles: Vec<Role>,
@@ -176,7 +178,7 @@ impl Roots {
 }
 
 /// With links in the directory part resolved; the last component may not exist yet.
-fn canonical(path: &Path) -> PathBuf {
+pub fn canonical(path: &Path) -> PathBuf {
     let resolved = std::fs::canonicalize(path).ok().or_else(|| {
         let parent = std::fs::canonicalize(path.parent()?).ok()?;
         Some(parent.join(path.file_name()?))

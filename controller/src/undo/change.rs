@@ -12,6 +12,7 @@
 
 use std::path::PathBuf;
 
+use hotmirror::manifest::any_path;
 use serde::{Deserialize, Serialize};
 
 use super::Header;
@@ -22,6 +23,7 @@ use crate::server::{self, Version};
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Change {
     Capture {
+        #[serde(with = "any_path")]
         runtime_dir: PathBuf,
     },
     Stage,

@@ -15,6 +15,7 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use hotmirror::manifest::any_path;
 use serde::{Deserialize, Serialize};
 
 use super::{Change, UndoError};
@@ -31,6 +32,7 @@ pub struct Header {
     pub server_pid: u32,
     pub server_start_ticks: u64,
     pub session: u64,
+    #[serde(with = "any_path")]
     pub target: PathBuf,
     /// Where the server listens.
     pub endpoint: Endpoint,
