@@ -242,7 +242,11 @@ fn replica(error: &ReplicaError) -> ExitCode {
         | ReplicaError::NoChannels
         | ReplicaError::NoChannel { .. }
         | ReplicaError::SeveralSources { .. }
+        | ReplicaError::SocketInUse(_)
+        | ReplicaError::OtherServer { .. }
+        | ReplicaError::Filter { .. }
         | ReplicaError::NoUser => ExitCode::Usage,
+        ReplicaError::InTheWay(_) => ExitCode::Target,
         ReplicaError::Start { .. } | ReplicaError::Ended { .. } | ReplicaError::TooSlow { .. } => {
             ExitCode::Server
         }

@@ -117,6 +117,15 @@ fn replica_hint(error: &ReplicaError) -> Option<&'static str> {
             Some("Make a backup with a lock and of a server that writes a binlog")
         }
         ReplicaError::NoChannels => Some("Use --of=source"),
+        ReplicaError::InTheWay(_) => {
+            Some("Give the directory of the logs another place with --external")
+        }
+        ReplicaError::SocketInUse(_) => Some(
+            "Name a socket of the new server's own with --socket, or leave it to the data directory",
+        ),
+        ReplicaError::Filter { .. } => {
+            Some("Restore with hotmirror restore, and set the filter before replication starts")
+        }
         ReplicaError::SeveralSources { .. } => Some("Name one of them with --channel"),
         ReplicaError::Start { .. } => Some("Name the server's binary with --mysqld"),
         ReplicaError::Broken { .. } => Some(

@@ -14,6 +14,7 @@ use crate::args::low::Binlogs;
 use crate::backup::cut::LockTimes;
 use crate::backup::roots::RootEntry;
 use crate::backup::settings::Settings;
+use crate::backup::spellings::Spellings;
 use crate::server::{Channel, Position, Version};
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +50,8 @@ pub struct Manifest {
     pub times: LockTimes,
     pub binlogs: BinlogEntry,
     pub roots: Vec<RootEntry>,
+    #[serde(default, skip_serializing_if = "Spellings::is_empty")]
+    pub spellings: Spellings,
     pub exclude: Vec<String>,
     pub warnings: Vec<String>,
     pub stats: Stats,

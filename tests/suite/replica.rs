@@ -5,8 +5,14 @@
 #[path = "replica_made.rs"]
 mod made;
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use hotmirror_tests::channels::Ground;
 use hotmirror_tests::load::Load;
 use hotmirror_tests::program::{Program, exit};
+use hotmirror_tests::replica::{self, By};
 use hotmirror_tests::server::{REPLICATION_PASSWORD, REPLICATION_USER, Server, ServerOptions};
 use hotmirror_tests::{checksums, flavor::Flavor, scratch};
 use made::Made;
@@ -110,6 +116,142 @@ fn a_replica_with_external_roots_touches_none_of_its_source() {
     );
     drop(replica);
     source.execute(&["INSERT INTO far.t VALUES (4)", "CHECK TABLE far.t"]);
+}
+
+/// A MySQL server with all that could make its replica take the source's place: settings that are persisted, and files elsewhere that are named by way of a link.
+fn entangled(outside: &Path) -> Server {
+    let near = outside.join("near");
+    for place in ["far", "logs"] {
+        std::fs::create_dir(outside.join(place)).expect("A directory");
+    }
+    std::os::unix::fs::symlink(outside, &near).expect("A link");
+    let far = outside.join("far").display().to_string();
+    let near = near.display();
+    let source = ServerOptions::hooked()
+        .flavor(&Flavor::named("mysql-9.7"))
+        .option(format!("--log-bin={near}/logs/bin"))
+        .option(format!("--log-bin-index={near}/logs/other.index"))
+        .option(format!("--innodb-directories={far}"))
+        .start();
+    source.execute(&[
+        "CREATE DATABASE far",
+        &format!("CREATE TABLE far.t (a INT PRIMARY KEY) DATA DIRECTORY='{far}'"),
+        "INSERT INTO far.t VALUES (1), (2)",
+        "SET PERSIST event_scheduler = ON",
+        "SET PERSIST server_id = 4711",
+    ]);
+    let odd = source.data_dir().join(OsStr::from_bytes(b"caf\xe9.bak"));
+    std::fs::write(odd, "no text").expect("A file");
+    source
+}
+
+#[test]
+fn a_replica_of_a_server_with_persisted_settings_and_links_is_a_server_of_its_own() {
+    let outside = scratch::dir();
+    let source = entangled(outside.path());
+    let program = Program::for_server(&source);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let manifest = program.backup(&target).success().manifest();
+    source.execute(&["INSERT INTO far.t VALUES (3)"]);
+    let data_dir = home.path().join("replica");
+    let command = || made::of_source(&program, &target, &data_dir, &source);
+    let externals: Vec<String> = manifest["roots"]
+        .as_array()
+        .expect("Roots")
+        .iter()
+        .filter_map(|root| root["place"].as_str()?.strip_prefix("external/"))
+        .map(|number| format!("--external={number}={}", home.path().join(number).display()))
+        .collect();
+    assert_eq!(externals.len(), 2, "{}", manifest["roots"]);
+    // In the places of the source, it would reset the source's own binlogs.
+    command()
+        .outcome()
+        .assert_failed(exit::TARGET, &["is there already"]);
+    let relocated = || externals.iter().fold(command(), |run, word| run.arg(word));
+    let socket = format!("--socket={}", source.socket().display());
+    relocated()
+        .arg(socket)
+        .outcome()
+        .assert_failed(exit::USAGE, &["A server listens at"]);
+    let replica = Made::by(relocated(), &data_dir, source.flavor());
+    let options = std::fs::read_to_string(data_dir.join("hotmirror_replica.cnf"));
+    let options = options.expect("The option file");
+    let old = outside.path().display().to_string();
+    assert!(!options.contains(&old), "{options}");
+    assert!(data_dir.join(OsStr::from_bytes(b"caf\xe9.bak")).exists());
+    let variables = "SELECT CONCAT_WS(' ', @@server_id, @@event_scheduler, @@log_bin_index)";
+    let found = replica.value(variables);
+    assert!(
+        !found.starts_with("4711 ") && found.contains(" OFF "),
+        "{found}"
+    );
+    assert!(
+        found.ends_with("/other.index") && !found.contains(&old),
+        "{found}"
+    );
+    let tables = replica.value("SELECT CONCAT_WS(' ', COUNT(*), MAX(a)) FROM far.t");
+    assert_eq!(tables, "3 3");
+    drop(replica);
+    source.execute(&["INSERT INTO far.t VALUES (4)", "CHECK TABLE far.t"]);
+    let binlog = "SELECT @@log_bin_basename";
+    let binlog = source.value(binlog) + ".000001";
+    assert!(Path::new(&binlog).exists(), "{binlog}");
+}
+
+/// A sibling applies what the server that was backed up did, and not what that one left out.
+fn a_sibling_keeps_the_filters(server: &str, filter: &[&str]) {
+    let ground = Ground::new(server, &["one"]);
+    ground.replica.execute(filter);
+    ground.sources[0].execute(&[
+        "CREATE DATABASE f",
+        "CREATE TABLE f.kept (a INT PRIMARY KEY)",
+        "CREATE TABLE f.skipped (a INT PRIMARY KEY)",
+        "INSERT INTO f.skipped VALUES (1)",
+    ]);
+    let caught_up = replica::catch_up_channel(
+        &ground.replica,
+        &ground.sources[0],
+        By::FileAndOffset,
+        "one",
+    );
+    caught_up.expect("A replica with a filter");
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let program = ground.program();
+    program.backup(&target).success();
+    ground.sources[0].execute(&[
+        "INSERT INTO f.skipped VALUES (2)",
+        "INSERT INTO f.kept VALUES (2)",
+    ]);
+    let data_dir = home.path().join("sibling");
+    let run = made::command(&program, &target, &data_dir)
+        .arg("--of=sibling")
+        .arg(format!("--replication-password={REPLICATION_PASSWORD}"));
+    let sibling = Made::by(run, &data_dir, ground.replica.flavor());
+    assert_eq!(sibling.value("SELECT COUNT(*) FROM f.kept"), "1");
+    let tables = "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'f'";
+    assert_eq!(sibling.value(tables), "1");
+}
+
+#[test]
+fn a_sibling_of_a_mariadb_keeps_the_filters() {
+    let filter = [
+        "STOP SLAVE 'one'",
+        "SET GLOBAL one.replicate_ignore_table = 'f.skipped'",
+        "START SLAVE 'one'",
+    ];
+    a_sibling_keeps_the_filters("mariadb-10.11", &filter);
+}
+
+#[test]
+fn a_sibling_of_a_mysql_keeps_the_filters() {
+    let filter = [
+        "STOP REPLICA SQL_THREAD FOR CHANNEL 'one'",
+        "CHANGE REPLICATION FILTER REPLICATE_IGNORE_TABLE = (f.skipped) FOR CHANNEL 'one'",
+        "START REPLICA SQL_THREAD FOR CHANNEL 'one'",
+    ];
+    a_sibling_keeps_the_filters("mysql-9.7", &filter);
 }
 
 /// A data directory whose undo tablespaces can be elsewhere from the start.

@@ -62,6 +62,19 @@ impl Made {
         made
     }
 
+    /// The first value that the running replica gives.
+    #[allow(dead_code)]
+    pub fn value(&self, query: &str) -> String {
+        use mysql::prelude::Queryable;
+        let socket = self.data_dir.join("mysqld.sock");
+        let options = mysql::OptsBuilder::new()
+            .socket(socket.to_str())
+            .prefer_socket(false)
+            .user(Some("root"));
+        let value = mysql::Conn::new(options).and_then(|mut conn| conn.query_first(query));
+        value.expect(query).unwrap_or_default()
+    }
+
     fn log(&self) -> String {
         std::fs::read_to_string(self.data_dir.join("hotmirror_replica.err")).unwrap_or_default()
     }

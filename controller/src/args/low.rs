@@ -239,6 +239,9 @@ pub struct RestoreArgs {
     /// Do not compare with the manifest's checksums
     #[arg(long)]
     pub no_verify: bool,
+    /// The server's binary, for tablespaces that change their place [default: the one that was backed up]
+    #[arg(long, value_name = "FILE")]
+    pub mysqld: Option<PathBuf>,
 }
 
 /// Whom a replica made from a backup follows.

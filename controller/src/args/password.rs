@@ -7,6 +7,9 @@ use std::io::{self, BufRead, BufReader, Write};
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 
+/// Where the servers' clients look for a password.
+pub const VARIABLE: &str = "MYSQL_PWD";
+
 /// `given`: `--password=x`; `Some("")` is `--password` alone, which asks.
 pub fn find(given: &Option<Option<String>>, from_file: Option<&str>) -> io::Result<Option<String>> {
     match given {
@@ -14,7 +17,7 @@ pub fn find(given: &Option<Option<String>>, from_file: Option<&str>) -> io::Resu
         Some(None) => ask().map(Some),
         None => Ok(from_file
             .map(str::to_string)
-            .or_else(|| std::env::var("MYSQL_PWD").ok())),
+            .or_else(|| std::env::var(VARIABLE).ok())),
     }
 }
 

@@ -165,11 +165,13 @@ impl Location {
             let name = Path::new(line).file_name().unwrap_or_default();
             present.contains(&*name.to_string_lossy())
         };
-        // An absolute name would lead a copy that is started elsewhere to the live server's binlogs.
-        let in_data = place.parent() == Some(Path::new(DATA_PLACE))
-            && self.index.parent() == Some(&self.directory);
-        let shown = |line: &str| match Path::new(line).file_name() {
-            Some(name) if in_data => format!("./{}\n", name.to_string_lossy()),
+        // An absolute name would lead a copy that is started elsewhere to the live server's binlogs. The server is in its data directory, and takes a relative one from there.
+        let directory = roots.place(&self.directory);
+        let inside = directory
+            .as_deref()
+            .and_then(|place| place.strip_prefix(DATA_PLACE).ok());
+        let shown = |line: &str| match (inside, Path::new(line).file_name()) {
+            (Some(inside), Some(name)) => format!("./{}\n", inside.join(name).display()),
             _ => format!("{line}\n"),
         };
         let kept: String = text.lines().filter(is_present).map(shown).collect();

@@ -14,13 +14,14 @@ use super::cut::Readings;
 use super::roots::Roots;
 use super::server::Server;
 use super::settings::Settings;
+use super::spellings::Spellings;
 use super::survey::Ground;
 use super::{BackupError, binlog_end, info_files};
 use crate::args;
 use crate::args::low::Binlogs;
 use crate::exit::Failure;
 use crate::manifest::{BinlogEntry, Manifest, ServerEntry};
-use crate::server::{Coordinates, Position, PositionFrom};
+use crate::server::{Coordinates, Position, PositionFrom, Variables};
 use crate::system;
 
 const SETTINGS_NAME: &str = "my.cnf";
@@ -48,7 +49,12 @@ pub fn conclude(
     ground
         .roots
         .check_links(links(stage.path(), &ground.roots, &entries))?;
-    check_tablespaces(ground, server)?;
+    let tablespaces = check_tablespaces(ground, server)?;
+    let mut spellings = spellings(&server.variables, stage.path(), ground);
+    for (_, path) in links(stage.path(), &ground.roots, &entries) {
+        spellings.learn(&path);
+    }
+    tablespaces.iter().for_each(|path| spellings.learn(path));
     let position = position(
         args,
         ground,
@@ -59,7 +65,11 @@ pub fn conclude(
     )?;
     let libraries = server.dialect.plugin_libraries(server.client.as_mut())?;
     let settings = Settings::of(&server.variables, libraries);
-    let readings = outcome.readings;
+    let mut readings = outcome.readings;
+    if server.plan.position == PositionFrom::Nowhere {
+        // Read beside the cut: what a running applier had done by then is not what the backup has.
+        readings.channels.retain(|channel| !channel.applier_running);
+    }
     let mut files = info_files::files(
         server.version.flavor,
         position.as_ref(),
@@ -87,6 +97,7 @@ pub fn conclude(
         times: readings.times,
         binlogs: binlog_entry(args, ground),
         roots: ground.roots.entries.clone(),
+        spellings,
         exclude: args.exclude.clone(),
         warnings: outcome.warnings,
         stats,
@@ -185,13 +196,36 @@ fn binlog_entry(args: &args::Backup, ground: &Ground) -> BinlogEntry {
     }
 }
 
-/// MySQL keeps the places of tablespaces elsewhere in its dictionary, where no link in the stage tells of them.
-fn check_tablespaces(ground: &Ground, server: &mut Server) -> Result<(), Failure> {
+/// Other names of places in the roots, as the variables and the binlogs' index have them.
+fn spellings(variables: &Variables, stage: &Path, ground: &Ground) -> Spellings {
+    let mut spellings = Spellings::default();
+    let names = ["log_bin_basename", "relay_log_basename"];
+    let bases = names.into_iter().filter_map(|name| variables.path(name));
+    let directories = bases.filter_map(|base| Some(base.parent()?.to_path_buf()));
+    for directory in directories.chain([variables.datadir()]) {
+        spellings.learn(&directory);
+    }
+    let place = ground
+        .binlogs
+        .as_ref()
+        .and_then(|binlogs| binlogs.index_place(&ground.roots));
+    let index = place.and_then(|place| std::fs::read_to_string(stage.join(place)).ok());
+    for line in index.unwrap_or_default().lines().map(Path::new) {
+        if let Some(directory) = line.parent().filter(|_| line.is_absolute()) {
+            spellings.learn(directory);
+        }
+    }
+    spellings
+}
+
+/// MySQL keeps the places of tablespaces elsewhere in its dictionary, where no link in the stage tells of them. Gives all of them.
+fn check_tablespaces(ground: &Ground, server: &mut Server) -> Result<Vec<PathBuf>, Failure> {
     let datadir = server.variables.datadir();
     let files = server.dialect.tablespace_files(server.client.as_mut())?;
     let paths: Vec<PathBuf> = files.iter().map(|file| datadir.join(file)).collect();
     let links = paths.iter().map(|path| (path.as_path(), path.clone()));
-    Ok(ground.roots.check_links(links)?)
+    ground.roots.check_links(links)?;
+    Ok(paths)
 }
 
 /// Symbolic links and tablespace link files in the stage, with where they lead in the source.

@@ -18,6 +18,7 @@ pub mod process;
 pub mod roots;
 pub mod server;
 pub mod settings;
+pub mod spellings;
 pub mod survey;
 
 use std::path::{Path, PathBuf};

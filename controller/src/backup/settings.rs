@@ -1,12 +1,13 @@
 //! The settings that a copy needs to start as this server did.
 //!
 //! What makes it right: what decides how the files are read (page size, which files make up a tablespace, engines and key stores) is taken over; paths
-//! are written as they were, and `prepare` and `restore` put their own behind them.
+//! are those of the files themselves, with links in them resolved, as the roots of the backup are: so each can be told to be in one of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use super::roots::canonical;
 use crate::server::Variables;
 
 /// How the files are read. Names that a flavor does not have are skipped.
@@ -45,13 +46,17 @@ const FORMAT: &[&str] = &[
     "plugin_maturity",
 ];
 
-/// Where the files are.
-const PATHS: &[&str] = &[
-    "datadir",
+/// Where the server's program has its own files. As they are named: a link to the version in use is meant to be followed at each start.
+const PROGRAM_PATHS: &[&str] = &[
     "basedir",
     "plugin_dir",
     "lc_messages_dir",
     "character_sets_dir",
+];
+
+/// Where the files are.
+const PATHS: &[&str] = &[
+    "datadir",
     "innodb_data_home_dir",
     "innodb_log_group_home_dir",
     "innodb_undo_directory",
@@ -67,26 +72,43 @@ pub struct Settings {
     pub paths: BTreeMap<String, String>,
     /// Base name of the binlogs, if there are any.
     pub log_bin: Option<String>,
+    /// The indexes, where they are not named as the logs are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_bin_index: Option<String>,
     pub relay_log: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay_log_index: Option<String>,
     /// Libraries of engines and key stores.
     pub plugin_libraries: Vec<String>,
 }
 
 impl Settings {
     pub fn of(variables: &Variables, plugin_libraries: Vec<String>) -> Settings {
-        let take = |names: &[&str]| {
-            let pair = |name: &&str| {
+        let take = |names: &'static [&str]| {
+            names.iter().filter_map(|name| {
                 let value = variables.get(name).filter(|value| !value.is_empty())?;
                 Some((name.to_string(), value.to_string()))
-            };
-            names.iter().filter_map(pair).collect()
+            })
         };
-        let text = |name: &str| base_name(&variables.path(name)?, &variables.datadir());
+        let datadir = canonical(&variables.datadir());
+        let shown = |path: PathBuf| inside_or_whole(&named_in_place(&path), &datadir);
+        let index = |base: &str, index: &str| {
+            let (base, index) = (variables.path(base)?, variables.path(index)?);
+            (index != with_suffix(&base, ".index")).then(|| shown(index))
+        };
         Settings {
-            format: take(FORMAT),
-            paths: take(PATHS),
-            log_bin: text("log_bin_basename").filter(|_| variables.is_on("log_bin")),
-            relay_log: text("relay_log_basename"),
+            format: take(FORMAT).collect(),
+            paths: take(PATHS)
+                .map(resolved)
+                .chain(take(PROGRAM_PATHS))
+                .collect(),
+            log_bin: variables
+                .path("log_bin_basename")
+                .filter(|_| variables.is_on("log_bin"))
+                .map(shown),
+            log_bin_index: index("log_bin_basename", "log_bin_index"),
+            relay_log: variables.path("relay_log_basename").map(shown),
+            relay_log_index: index("relay_log_basename", "relay_log_index"),
             plugin_libraries,
         }
     }
@@ -101,13 +123,22 @@ impl Settings {
         for (name, value) in &self.paths {
             let _ = writeln!(text, "loose_{name} = {}", option_value(value));
         }
-        if !with_binlogs {
+        let mut logs = vec![
+            ("relay_log", &self.relay_log),
+            ("relay_log_index", &self.relay_log_index),
+        ];
+        if with_binlogs {
+            logs.extend([
+                ("log_bin", &self.log_bin),
+                ("log_bin_index", &self.log_bin_index),
+            ]);
+        } else {
             text.push_str("skip_log_bin\n");
-        } else if let Some(base) = &self.log_bin {
-            let _ = writeln!(text, "log_bin = {}", option_value(base));
         }
-        if let Some(base) = &self.relay_log {
-            let _ = writeln!(text, "relay_log = {}", option_value(base));
+        for (name, value) in logs {
+            if let Some(value) = value {
+                let _ = writeln!(text, "{name} = {}", option_value(value));
+            }
         }
         for library in &self.plugin_libraries {
             let _ = writeln!(text, "plugin_load_add = {}", option_value(library));
@@ -116,13 +147,31 @@ impl Settings {
     }
 }
 
+/// A relative path is meant relative to the data directory, and stays so.
+fn resolved((name, value): (String, String)) -> (String, String) {
+    let path = Path::new(&value);
+    match path.is_absolute() {
+        true => (name, canonical(path).display().to_string()),
+        false => (name, value),
+    }
+}
+
+/// The beginning of files' names: what else has just this name does not count.
+fn named_in_place(path: &Path) -> PathBuf {
+    let directory = canonical(path.parent().unwrap_or(Path::new("/")));
+    directory.join(path.file_name().unwrap_or_default())
+}
+
 /// Relative inside the data directory: an index with absolute names would lead a copy to the files of the live server.
-fn base_name(path: &Path, datadir: &Path) -> Option<String> {
-    let shown = match path.parent()? == datadir.components().collect::<PathBuf>() {
-        true => Path::new(path.file_name()?),
-        false => path,
-    };
-    Some(shown.display().to_string())
+fn inside_or_whole(path: &Path, datadir: &Path) -> String {
+    let inside = path.strip_prefix(datadir).unwrap_or(path);
+    inside.display().to_string()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_os_string();
+    name.push(suffix);
+    name.into()
 }
 
 /// Quoted where a reader of option files would see something else.
@@ -142,17 +191,51 @@ mod tests {
     #[test]
     fn settings_become_an_option_file() {
         let variables = Variables::from([
-            ("datadir", "/var/lib/my sql/"),
+            ("datadir", "/nowhere/my sql/"),
             ("innodb_page_size", "16384"),
+            ("innodb_log_group_home_dir", "./"),
             ("log_bin", "ON"),
-            ("log_bin_basename", "/var/lib/mysql/bin"),
+            ("log_bin_basename", "/nowhere/mysql/bin"),
+            ("log_bin_index", "/nowhere/mysql/bin.index"),
             ("unrelated", "x"),
         ]);
         let settings = Settings::of(&variables, vec!["ha_rocksdb.so".into()]);
         assert_eq!(
             settings.option_file(true),
             "# Settings of the server that was backed up\n[mysqld]\nloose_innodb_page_size = 16384\n\
-             loose_datadir = \"/var/lib/my sql/\"\nlog_bin = /var/lib/mysql/bin\nplugin_load_add = ha_rocksdb.so\n"
+             loose_datadir = \"/nowhere/my sql/\"\nloose_innodb_log_group_home_dir = ./\n\
+             log_bin = /nowhere/mysql/bin\nplugin_load_add = ha_rocksdb.so\n"
         );
+    }
+
+    #[test]
+    fn paths_are_those_behind_links_and_relative_inside_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let real = dir.path().canonicalize().unwrap();
+        let at = |name: &str| real.join(name).display().to_string();
+        for made in ["real/log", "far"] {
+            std::fs::create_dir_all(real.join(made)).unwrap();
+        }
+        for (target, link) in [("real", "data"), ("far", "near")] {
+            std::os::unix::fs::symlink(target, real.join(link)).unwrap();
+        }
+        let variables = Variables::from([
+            ("datadir", at("data/").as_str()),
+            ("innodb_undo_directory", &at("near")),
+            ("plugin_dir", &at("near")),
+            ("log_bin", "ON"),
+            ("log_bin_basename", &at("data/log/bin")),
+            ("log_bin_index", &at("near/other.index")),
+            ("relay_log_basename", &at("near/relay")),
+            ("relay_log_index", &at("near/relay.index")),
+        ]);
+        let settings = Settings::of(&variables, Vec::new());
+        assert_eq!(settings.paths["datadir"], at("real"));
+        assert_eq!(settings.paths["innodb_undo_directory"], at("far"));
+        assert_eq!(settings.paths["plugin_dir"], at("near"));
+        assert_eq!(settings.log_bin.as_deref(), Some("log/bin"));
+        assert_eq!(settings.log_bin_index, Some(at("far/other.index")));
+        assert_eq!(settings.relay_log, Some(at("far/relay")));
+        assert_eq!(settings.relay_log_index, None);
     }
 }

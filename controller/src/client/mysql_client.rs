@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use mysql::prelude::Queryable;
-use mysql::{BinlogDumpFlags, BinlogRequest, Conn, OptsBuilder, Value};
+use mysql::{BinlogDumpFlags, BinlogRequest, Conn, DriverError, OptsBuilder, Value};
 
 use super::{ACCESS_DENIED, ClientError, Credentials, Endpoint, Row, ServerClient};
 use crate::server::Coordinates;
@@ -25,6 +25,15 @@ impl MysqlClient {
         credentials: &Credentials,
         answer_bound: Duration,
     ) -> Result<MysqlClient, ClientError> {
+        if let Endpoint::Socket(path) = endpoint
+            && path.to_str().is_none()
+        {
+            // The driver would go to a port of its own choice instead.
+            return Err(ClientError::Unreachable {
+                endpoint: endpoint.to_string(),
+                message: "the socket's name is not UTF-8".into(),
+            });
+        }
         let attributes = HashMap::from([("program_name".to_string(), PROGRAM_NAME.to_string())]);
         let options = OptsBuilder::new()
             .user(Some(&credentials.user))
@@ -44,6 +53,26 @@ impl MysqlClient {
         let conn =
             Conn::new(options).map_err(|error| connect_error(endpoint, credentials, error))?;
         Ok(MysqlClient { conn })
+    }
+
+    /// Runs `statement`, which nobody is to see: in messages and in the log it is `shown`.
+    pub fn run_secret(&mut self, statement: &str, shown: &str) -> Result<(), ClientError> {
+        self.query_shown(statement, shown).map(drop)
+    }
+
+    fn query_shown(&mut self, statement: &str, shown: &str) -> Result<Vec<Row>, ClientError> {
+        tracing::debug!(statement = shown, "query");
+        let failed = |error| match error {
+            mysql::Error::MySqlError(error) => {
+                ClientError::from_server(shown, error.code, error.message)
+            }
+            error => ClientError::ConnectionLost {
+                statement: shown.into(),
+                message: error.to_string(),
+            },
+        };
+        let rows = self.conn.query_iter(statement).map_err(failed)?;
+        rows.map(|row| row.map(text_row).map_err(failed)).collect()
     }
 
     /// True if this server's binlog holds anything behind `at`. Asked in the way of a replica, of this id, which takes no more than a replica's privilege.
@@ -72,14 +101,20 @@ fn connect_error(
     error: mysql::Error,
 ) -> ClientError {
     let endpoint = endpoint.to_string();
+    let denied = |message| ClientError::Denied {
+        endpoint: endpoint.clone(),
+        user: credentials.user.clone(),
+        message,
+    };
     match error {
         mysql::Error::MySqlError(error) if ACCESS_DENIED.contains(&error.code) => {
-            ClientError::Denied {
-                endpoint,
-                user: credentials.user.clone(),
-                message: error.message,
-            }
+            denied(error.message)
         }
+        mysql::Error::DriverError(
+            error @ (DriverError::UnknownAuthPlugin(_)
+            | DriverError::OldMysqlPasswordDisabled
+            | DriverError::CleartextPluginDisabled),
+        ) => denied(error.to_string()),
         error => ClientError::Unreachable {
             endpoint,
             message: error.to_string(),
@@ -89,18 +124,7 @@ fn connect_error(
 
 impl ServerClient for MysqlClient {
     fn query(&mut self, statement: &str) -> Result<Vec<Row>, ClientError> {
-        tracing::debug!(statement, "query");
-        let failed = |error| match error {
-            mysql::Error::MySqlError(error) => {
-                ClientError::from_server(statement, error.code, error.message)
-            }
-            error => ClientError::ConnectionLost {
-                statement: statement.into(),
-                message: error.to_string(),
-            },
-        };
-        let rows = self.conn.query_iter(statement).map_err(failed)?;
-        rows.map(|row| row.map(text_row).map_err(failed)).collect()
+        self.query_shown(statement, statement)
     }
 
     fn connection_id(&self) -> u64 {

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::sandbox::{self, MountPoints};
 use super::{Place, Recovery};
+use crate::args::password;
 use crate::cancel::Cancel;
 use crate::manifest::Manifest;
 use crate::system;
@@ -23,6 +24,23 @@ use crate::system;
 /// How often the socket is tried: there is no event to wait for before it exists.
 const TRY_INTERVAL: Duration = Duration::from_millis(50);
 const LOG_TAIL_LINES: usize = 12;
+
+/// It talks to nobody, replicates nothing, runs nothing and removes nothing. What SET PERSIST has left would count for more than all of this.
+const STILL: &str = "\
+skip_networking
+loose_mysqlx = 0
+loose_persisted_globals_load = OFF
+loose_skip_slave_start
+loose_skip_replica_start
+event_scheduler = OFF
+loose_group_replication_start_on_boot = OFF
+loose_expire_logs_days = 0
+loose_binlog_expire_logs_seconds = 0
+loose_relay_log_purge = OFF
+loose_innodb_buffer_pool_load_at_startup = OFF
+loose_innodb_buffer_pool_dump_at_shutdown = OFF
+loose_performance_schema = OFF
+";
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
@@ -39,14 +57,35 @@ pub enum InstanceError {
         executable: PathBuf,
         source: std::io::Error,
     },
+    #[error("The server could not be started ({status}): {message}")]
+    NotBegun { status: String, message: String },
     #[error("The server ended in its recovery ({status}); its log ends with:\n{log}")]
     Ended { status: String, log: String },
     #[error(
         "The server was not through with its recovery within {bound:?}; its log ends with:\n{log}"
     )]
     TooSlow { bound: Duration, log: String },
+    #[error("The server could not be waited for: {0}")]
+    Stop(std::io::Error),
     #[error("Cancelled")]
     Cancelled,
+}
+
+impl InstanceError {
+    /// True if no server has run, so that the files are what they were.
+    pub fn is_before_the_server(&self) -> bool {
+        match self {
+            InstanceError::Begin(_)
+            | InstanceError::NoBinary(_)
+            | InstanceError::NoNamespace
+            | InstanceError::Start { .. }
+            | InstanceError::NotBegun { .. } => true,
+            InstanceError::Ended { .. }
+            | InstanceError::TooSlow { .. }
+            | InstanceError::Stop(_)
+            | InstanceError::Cancelled => false,
+        }
+    }
 }
 
 /// A directory for socket, pid file and log, removed when dropped.
@@ -117,22 +156,19 @@ impl Instance {
         recovery: &Recovery,
         cancel: &Arc<Cancel>,
     ) -> Result<Instance, InstanceError> {
-        if !recovery.program[0].is_file() {
-            return Err(InstanceError::NoBinary(recovery.program[0].clone()));
-        }
-        if !sandbox::is_possible() {
-            return Err(InstanceError::NoNamespace);
-        }
+        recovery.check()?;
         let owner = owner(places, recovery);
         let den = Den::make(owner).map_err(InstanceError::Begin)?;
         let options = den.0.join("my.cnf");
         std::fs::write(&options, option_file(manifest, recovery, &den.0))
             .map_err(InstanceError::Begin)?;
         let mount_points = MountPoints::make(places).map_err(InstanceError::Begin)?;
-        let line = sandbox::command_line(places, server_line(recovery, owner, &options));
+        let aside = sandbox::make_aside(&den.0, places).map_err(InstanceError::Begin)?;
+        let line = sandbox::command_line(places, &aside, server_line(recovery, owner, &options));
         let child = Command::new(&line[0])
             .args(&line[1..])
             .env_remove("LD_PRELOAD")
+            .env_remove(password::VARIABLE)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(std::fs::File::create(den.0.join("stderr")).map_err(InstanceError::Begin)?)
@@ -158,7 +194,7 @@ impl Instance {
     ) -> Result<(Instance, Duration), InstanceError> {
         while !greets(&self.den.socket()) {
             if let Ok(Some(status)) = self.process.0.try_wait() {
-                return Err(self.ended(status.to_string()));
+                return Err(self.ended(status));
             }
             if (self.cancel_requested)() {
                 return Err(InstanceError::Cancelled);
@@ -180,8 +216,8 @@ impl Instance {
         loop {
             match self.process.0.try_wait() {
                 Ok(Some(status)) if status.success() => return Ok(start.elapsed()),
-                Ok(Some(status)) => return Err(self.ended(status.to_string())),
-                Err(source) => return Err(InstanceError::Begin(source)),
+                Ok(Some(status)) => return Err(self.ended(status)),
+                Err(source) => return Err(InstanceError::Stop(source)),
                 Ok(None) if start.elapsed() > bound => {
                     let log = self.den.log_tail();
                     return Err(InstanceError::TooSlow { bound, log });
@@ -191,8 +227,16 @@ impl Instance {
         }
     }
 
-    fn ended(&self, status: String) -> InstanceError {
+    fn ended(&self, status: ExitStatus) -> InstanceError {
         let mut log = std::fs::read_to_string(self.den.0.join("stderr")).unwrap_or_default();
+        let is_before_the_server = sandbox::is_before_the_server(status);
+        let status = status.to_string();
+        if is_before_the_server {
+            return InstanceError::NotBegun {
+                status,
+                message: log.trim_end().into(),
+            };
+        }
         log.push_str(&self.den.log_tail());
         InstanceError::Ended { status, log }
     }
@@ -265,9 +309,6 @@ fn option_file(manifest: &Manifest, recovery: &Recovery, den: &Path) -> String {
         text.push_str(&format!("{name} = {}\n", den.display()));
     }
     text.push_str(&format!("innodb_buffer_pool_size = {}\n", recovery.memory));
-    text.push_str(
-        "skip_networking\nloose_skip_slave_start\nloose_skip_replica_start\nloose_mysqlx = 0\nevent_scheduler = OFF\nloose_innodb_buffer_pool_load_at_startup = OFF\n\
-         loose_innodb_buffer_pool_dump_at_shutdown = OFF\nloose_performance_schema = OFF\n",
-    );
+    text.push_str(STILL);
     text
 }

@@ -38,10 +38,10 @@ pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
     let begun_before = manifest.prepare_begun.replace(system::now());
     manifest.replace(&backup)?;
     let recovered = recover(&manifest, &places, &recovery, &cancel);
-    if let Err(Failure::Instance(InstanceError::NoBinary(_) | InstanceError::NoNamespace)) =
-        &recovered
+    if let Err(Failure::Instance(error)) = &recovered
+        && error.is_before_the_server()
     {
-        // No server was started: the backup is what it was.
+        // The backup is what it was.
         manifest.prepare_begun = begun_before;
         manifest.replace(&backup)?;
     }
@@ -79,9 +79,9 @@ pub struct Recovery {
 
 impl Recovery {
     /// As `prepare` does by default.
-    pub fn of(manifest: &Manifest) -> Recovery {
+    pub fn of(manifest: &Manifest, mysqld: Option<&Path>) -> Recovery {
         Recovery {
-            program: manifest.server.program(),
+            program: program(manifest, mysqld),
             timeout: Duration::from_secs(3600),
             memory: 256 << 20,
             owner: None,
@@ -101,14 +101,30 @@ impl Recovery {
             reason,
         })?;
         Ok(Recovery {
-            program: match &args.mysqld {
-                Some(executable) => vec![executable.clone()],
-                None => manifest.server.program(),
-            },
+            program: program(manifest, args.mysqld.as_deref()),
             timeout: Duration::from_secs(args.timeout),
             memory,
             owner,
         })
+    }
+
+    /// Fails if it can't begin.
+    pub fn check(&self) -> Result<(), InstanceError> {
+        if !self.program[0].is_file() {
+            return Err(InstanceError::NoBinary(self.program[0].clone()));
+        }
+        match sandbox::is_possible() {
+            true => Ok(()),
+            false => Err(InstanceError::NoNamespace),
+        }
+    }
+}
+
+/// The words that start the server's binary: `mysqld` if it is given.
+pub fn program(manifest: &Manifest, mysqld: Option<&Path>) -> Vec<PathBuf> {
+    match mysqld {
+        Some(executable) => vec![executable.into()],
+        None => manifest.server.program(),
     }
 }
 
@@ -119,7 +135,7 @@ pub struct Place {
     pub original: PathBuf,
 }
 
-/// The data directory first.
+/// Every place under every name that the server's files have for it, the data directory first.
 fn places(backup: &Path, manifest: &Manifest) -> Vec<Place> {
     let mut roots: Vec<_> = manifest.roots.iter().collect();
     roots.sort_by_key(|root| !root.roles.contains(&Role::Data));
@@ -127,7 +143,27 @@ fn places(backup: &Path, manifest: &Manifest) -> Vec<Place> {
         now: backup.join(&root.place),
         original: root.source.clone(),
     };
-    roots.into_iter().map(place).collect()
+    with_spellings(roots.into_iter().map(place).collect(), manifest)
+}
+
+/// Adds other names of what is in `places`: a link of the server's that is not on this host leads nowhere here.
+pub fn with_spellings(mut places: Vec<Place>, manifest: &Manifest) -> Vec<Place> {
+    let now = |canonical: &Path| {
+        let holds = |place: &&Place| canonical.starts_with(&place.original);
+        let depth = |place: &&Place| place.original.components().count();
+        let place = places.iter().filter(holds).max_by_key(depth)?;
+        let inner = canonical.strip_prefix(&place.original).ok()?;
+        Some(place.now.join(inner)).filter(|now| now.is_dir())
+    };
+    let spelled = manifest.spellings.iter().filter_map(|(named, canonical)| {
+        Some(Place {
+            now: now(canonical)?,
+            original: named.into(),
+        })
+    });
+    let spelled: Vec<Place> = spelled.collect();
+    places.extend(spelled);
+    places
 }
 
 /// Starts the server on `places`, waits until it is through with its recovery, and shuts it down.

@@ -6,15 +6,24 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use super::Place;
 
 /// Binds each pair of directories given before `--`, then becomes the rest.
-const SCRIPT: &str = r#"set -e
-while [ "$1" != -- ]; do mount --bind -- "$1" "$2"; shift 2; done
+const SCRIPT: &str = r#"while [ "$1" != -- ]; do mount --bind -- "$1" "$2" || exit 97; shift 2; done
 shift
 exec "$@""#;
+
+/// How the script ends, and how it and setpriv do if they can't become the next program. No server ends so.
+const NOT_STARTED: [i32; 3] = [97, 126, 127];
+
+/// True if this is how the command line ends when the server was never begun.
+pub fn is_before_the_server(status: ExitStatus) -> bool {
+    status
+        .code()
+        .is_some_and(|code| NOT_STARTED.contains(&code))
+}
 
 /// Directories that had to be made so that something can be mounted over them; removed when dropped.
 #[derive(Default)]
@@ -49,6 +58,14 @@ impl MountPoints {
     }
 }
 
+/// Makes a directory in `den` for each of the places.
+pub fn make_aside(den: &Path, places: &[Place]) -> std::io::Result<Vec<PathBuf>> {
+    let directories = (0..places.len()).map(|number| den.join(format!("place-{number}")));
+    directories
+        .map(|directory| std::fs::create_dir(&directory).map(|()| directory))
+        .collect()
+}
+
 impl Drop for MountPoints {
     fn drop(&mut self) {
         for directory in self.0.iter().rev() {
@@ -76,17 +93,20 @@ fn namespace_options() -> &'static [&'static str] {
     }
 }
 
-/// The words of a command line that runs `words` in the namespace.
-pub fn command_line(places: &[Place], words: Vec<OsString>) -> Vec<OsString> {
+/// The words of a command line that runs `words` in the namespace. `aside`: an empty directory of our own, with one for each place made in it.
+pub fn command_line(places: &[Place], aside: &[PathBuf], words: Vec<OsString>) -> Vec<OsString> {
     let mut line: Vec<OsString> = vec!["unshare".into()];
     line.extend(namespace_options().iter().map(OsString::from));
     line.extend(["sh", "-c", SCRIPT, "sh"].map(OsString::from));
+    // All of them aside first: the backup itself may lie in a place that is mounted over.
+    for (place, aside) in places.iter().zip(aside) {
+        line.extend([place.now.clone().into(), aside.clone().into()]);
+    }
     // Outer directories first: a place inside another one is mounted over what that one shows.
-    let mut sorted: Vec<&Place> = places.iter().collect();
-    sorted.sort_by_key(|place| place.original.components().count());
-    for place in sorted {
-        line.push(place.now.clone().into());
-        line.push(place.original.clone().into());
+    let mut sorted: Vec<_> = places.iter().zip(aside).collect();
+    sorted.sort_by_key(|(place, _)| place.original.components().count());
+    for (place, aside) in sorted {
+        line.extend([aside.clone().into(), place.original.clone().into()]);
     }
     line.push("--".into());
     line.extend(words);
@@ -97,26 +117,72 @@ pub fn command_line(places: &[Place], words: Vec<OsString>) -> Vec<OsString> {
 mod tests {
     use super::*;
 
+    /// What a program finds in `file` with `places` mounted.
+    fn seen(places: &[Place], file: &Path) -> Vec<u8> {
+        let den = tempfile::tempdir().unwrap();
+        let points = MountPoints::make(places).unwrap();
+        let aside = make_aside(den.path(), places).unwrap();
+        let line = command_line(places, &aside, vec!["cat".into(), file.into()]);
+        let output = Command::new(&line[0]).args(&line[1..]).output().unwrap();
+        drop(points);
+        output.stdout
+    }
+
+    fn place(now: PathBuf, original: PathBuf) -> Place {
+        std::fs::create_dir_all(&now).unwrap();
+        std::fs::write(
+            now.join("file"),
+            now.file_name().unwrap().as_encoded_bytes(),
+        )
+        .unwrap();
+        Place { now, original }
+    }
+
     #[test]
     fn inside_the_backup_stands_where_the_server_was() {
         if !is_possible() {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        let place = Place {
-            now: dir.path().join("backup"),
-            original: dir.path().join("gone/server"),
-        };
-        std::fs::create_dir(&place.now).unwrap();
-        std::fs::write(place.now.join("file"), "copy").unwrap();
-        let original = place.original.clone();
-        let points = MountPoints::make(std::slice::from_ref(&place)).unwrap();
-        let words = vec!["cat".into(), original.join("file").into()];
-        let line = command_line(&[place], words);
-        let output = Command::new(&line[0]).args(&line[1..]).output().unwrap();
-        assert_eq!(output.stdout, b"copy");
-        assert!(!original.join("file").exists());
-        drop(points);
+        let place = place(dir.path().join("copy"), dir.path().join("gone/server"));
+        let file = place.original.join("file");
+        assert_eq!(seen(&[place], &file), b"copy");
+        assert!(!file.exists());
         assert!(!dir.path().join("gone").exists());
+    }
+
+    #[test]
+    fn a_backup_inside_a_place_of_the_servers_is_still_found() {
+        if !is_possible() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let backup = dir.path().join("backup");
+        let places = [
+            place(backup.join("data"), dir.path().join("data")),
+            place(backup.join("logs"), dir.path().into()),
+        ];
+        assert_eq!(seen(&places, &dir.path().join("data/file")), b"data");
+        assert_eq!(seen(&places, &dir.path().join("file")), b"logs");
+    }
+
+    #[test]
+    fn what_cannot_be_mounted_or_begun_is_told_from_a_server_that_failed() {
+        if !is_possible() {
+            return;
+        }
+        let gone = Place {
+            now: "/nowhere/now".into(),
+            original: "/nowhere/original".into(),
+        };
+        let ends = |places: &[Place], words: &[&str]| {
+            let aside = vec![PathBuf::from("/nowhere/aside"); places.len()];
+            let line = command_line(places, &aside, words.iter().map(OsString::from).collect());
+            let mut command = Command::new(&line[0]);
+            is_before_the_server(command.args(&line[1..]).status().unwrap())
+        };
+        assert!(ends(&[gone], &["true"]));
+        assert!(ends(&[], &["/nowhere/setpriv"]));
+        assert!(!ends(&[], &["false"]));
     }
 }

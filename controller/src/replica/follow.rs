@@ -4,6 +4,7 @@
 //! reached. A source that does not tell its end to a replication user is asked, once all that was received is applied, whether it has more: a replica that has only just
 //! connected has applied all that it received, too. A thread that stopped ends the wait at once, with the server's own words.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::ReplicaError;
@@ -100,8 +101,8 @@ enum End {
     At(Coordinates),
 }
 
-/// True if a source has anything behind these coordinates.
-type HasMore = Box<dyn Fn(&Coordinates) -> bool>;
+/// Whether a source has anything behind these coordinates; None if it does not tell.
+type HasMore = Box<dyn Fn(&Coordinates) -> Option<bool>>;
 
 /// One source's end, if it tells.
 struct Goal {
@@ -114,6 +115,7 @@ pub struct Follower<'f> {
     client: &'f mut dyn ServerClient,
     words: Words,
     goals: Vec<Goal>,
+    untold: BTreeSet<String>,
 }
 
 impl<'f> Follower<'f> {
@@ -133,7 +135,13 @@ impl<'f> Follower<'f> {
             goals: goals.collect(),
             client,
             words,
+            untold: BTreeSet::new(),
         }
+    }
+
+    /// Channels of which only the replica's own word is known: what it received is applied, and the source did not tell whether it has more.
+    pub fn untold(&self) -> impl Iterator<Item = &String> {
+        self.untold.iter()
     }
 
     /// Waits until every channel has caught up; gives how each stands.
@@ -185,13 +193,16 @@ impl<'f> Follower<'f> {
             };
             // Under load, what is received runs ahead of what is applied all the time.
             let has_caught_up = match goal.end {
-                None => {
-                    status.is_through()
-                        && status
-                            .received
-                            .as_ref()
-                            .is_some_and(|at| !(goal.has_more)(at))
-                }
+                None => match &status.received {
+                    Some(at) if status.is_through() => {
+                        let has_more = (goal.has_more)(at);
+                        if has_more.is_none() {
+                            self.untold.insert(goal.channel.clone());
+                        }
+                        has_more != Some(true)
+                    }
+                    _ => false,
+                },
                 Some(_) => has_reached && status.receiver == "Yes" && status.applier == "Yes",
             };
             if !has_caught_up {
@@ -236,10 +247,11 @@ fn connect(source: &Source) -> Result<MysqlClient, ClientError> {
 fn has_more(source: Source, server_id: u32) -> HasMore {
     Box::new(move |at| {
         let ask = || connect(&source)?.has_events_behind(at, server_id);
-        ask().unwrap_or_else(|error| {
-            tracing::info!(%error, "the source does not tell whether it has more");
-            false
-        })
+        let told = ask();
+        told.inspect_err(
+            |error| tracing::info!(%error, "the source does not tell whether it has more"),
+        )
+        .ok()
     })
 }
 

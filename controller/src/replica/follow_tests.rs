@@ -40,7 +40,7 @@ fn words() -> Words {
 }
 
 fn wait(client: ScriptedClient, end: Option<End>) -> Result<Vec<Status>, ReplicaError> {
-    wait_for(client, end, Box::new(|_| false))
+    wait_for(client, end, Box::new(|_| Some(false)))
 }
 
 fn wait_for(
@@ -56,6 +56,7 @@ fn wait_for(
             end,
             has_more,
         }],
+        untold: BTreeSet::new(),
     };
     let result = follower.wait(Duration::from_secs(60), &Cancel::default());
     client.finish();
@@ -93,8 +94,27 @@ fn a_replica_that_applied_all_it_received_waits_for_what_its_source_has_more() {
     let client = ScriptedClient::new()
         .rows(STATUS, COLUMNS, &[THROUGH])
         .rows(STATUS, COLUMNS, &[&later]);
-    let all = wait_for(client, None, Box::new(|at| at.offset < 800)).unwrap();
+    let all = wait_for(client, None, Box::new(|at| Some(at.offset < 800))).unwrap();
     assert_eq!(all[0].executed.as_ref().unwrap().offset, 800);
+}
+
+#[test]
+fn what_a_source_does_not_tell_is_told() {
+    let mut client = ScriptedClient::new().rows(STATUS, COLUMNS, &[THROUGH]);
+    let mut follower = Follower {
+        client: &mut client,
+        words: words(),
+        goals: vec![Goal {
+            channel: String::new(),
+            end: None,
+            has_more: Box::new(|_| None),
+        }],
+        untold: BTreeSet::new(),
+    };
+    follower
+        .wait(Duration::from_secs(60), &Cancel::default())
+        .unwrap();
+    assert_eq!(follower.untold().count(), 1);
 }
 
 #[test]

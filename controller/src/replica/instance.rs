@@ -1,10 +1,12 @@
 //! The new server: its option file, its process.
 //!
-//! What makes it right: nothing in the option file leads to a place of the server that was backed up, its appliers and events wait for our word, and
-//! until it replicates it is ended with us; from then on it goes on by itself.
+//! What makes it right: nothing in the option file leads to a place of the server that was backed up, nothing is taken for the new server's own that was there before it, and
+//! no statement goes to another server; its appliers and events wait for our word, and until it replicates it is ended with us; from then on it goes on by itself.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,15 +15,22 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::ReplicaError;
-use crate::backup::settings::option_value;
+use crate::args::password;
+use crate::backup::roots::{Role, canonical};
+use crate::backup::settings::{Settings, option_value};
 use crate::cancel::Cancel;
-use crate::client::{ClientError, Credentials, Endpoint, MysqlClient};
+use crate::client::{ClientError, Credentials, Endpoint, MysqlClient, ServerClient};
+use crate::exit::Failure;
+use crate::files::{self, FileError};
 use crate::manifest::Manifest;
 use crate::restore::place::Destination;
 use crate::restore::relocate;
+use crate::server::Flavor;
 use crate::system;
 
 pub const OPTIONS_NAME: &str = "hotmirror_replica.cnf";
+/// What SET PERSIST writes.
+const PERSISTED_NAME: &str = "mysqld-auto.cnf";
 const SOCKET_NAME: &str = "mysqld.sock";
 const LOG_NAME: &str = "hotmirror_replica.err";
 
@@ -41,6 +50,8 @@ pub struct Identity {
     pub port: Option<u16>,
     /// The server's binary; behind a dynamic loader and its options, if it runs by one.
     pub program: Vec<PathBuf>,
+    /// Lines `name=value` of the channels' filters.
+    pub filters: Vec<String>,
     /// Lines `name=value` of the user's.
     pub options: Vec<String>,
 }
@@ -58,6 +69,105 @@ impl Identity {
         self.data_dir.join(LOG_NAME)
     }
 
+    /// Fails if the new server would find binlogs or relay logs that are not its own, or somebody in its place.
+    pub fn check_free(
+        &self,
+        manifest: &Manifest,
+        destinations: &[Destination],
+    ) -> Result<(), Failure> {
+        let settings = self.settings(manifest, destinations);
+        let paths = [
+            settings.log_bin,
+            settings.log_bin_index,
+            settings.relay_log,
+            settings.relay_log_index,
+        ];
+        // The data directory is empty.
+        for path in paths.into_iter().flatten().map(PathBuf::from) {
+            if path.is_absolute()
+                && !path.starts_with(&self.data_dir)
+                && let Some(found) = beginning_with(&path)?
+            {
+                return Err(ReplicaError::InTheWay(found).into());
+            }
+        }
+        match UnixStream::connect(&self.socket) {
+            Ok(_) => Err(ReplicaError::SocketInUse(self.socket.clone()).into()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Makes what was restored this server's.
+    pub fn settle(&self, manifest: &Manifest, destinations: &[Destination]) -> Result<(), Failure> {
+        let persisted = self.data_dir.join(PERSISTED_NAME);
+        if persisted.exists() {
+            // It would count for more than the option file, and makes this server the one that was backed up.
+            let aside = persisted.with_extension("cnf.source");
+            std::fs::rename(&persisted, &aside).map_err(FileError::at("rename", &persisted))?;
+            say!(
+                "What SET PERSIST has set on the source is in {}",
+                aside.display()
+            );
+        }
+        let text = self.option_file(manifest, destinations, owner(&self.data_dir));
+        let written = write_options(self, &text);
+        Ok(written.map_err(FileError::at("write", &self.option_path()))?)
+    }
+
+    /// Fails if the server behind the connection is not the one in this data directory.
+    pub fn check_server(&self, client: &mut dyn ServerClient) -> Result<(), ReplicaError> {
+        let found = PathBuf::from(client.value("SELECT @@global.datadir")?);
+        if canonical(&found) == canonical(&self.data_dir) {
+            return Ok(());
+        }
+        Err(ReplicaError::OtherServer {
+            socket: self.socket.clone(),
+            found,
+            expected: self.data_dir.clone(),
+        })
+    }
+
+    /// Those of the server that was backed up, with each path where it is now.
+    fn settings(&self, manifest: &Manifest, destinations: &[Destination]) -> Settings {
+        let mut settings = manifest.server.settings.clone();
+        let format = &mut settings.format;
+        format.insert("server_id".into(), self.server_id.to_string());
+        let now = |path: &str| match relocate::moved(
+            &manifest.spellings,
+            destinations,
+            Path::new(path),
+        ) {
+            Some(now) => now.display().to_string(),
+            None => path.to_string(),
+        };
+        for name in ["file_key_management_filename", "keyring_file_data"] {
+            if let Some(path) = format.get_mut(name) {
+                *path = now(path);
+            }
+        }
+        if manifest.server.version.flavor != Flavor::MariaDb {
+            add_directories(format, destinations, &now);
+        }
+        for path in settings.paths.values_mut() {
+            *path = now(path);
+        }
+        let data_dir = self.data_dir.display().to_string();
+        settings.paths.insert("datadir".into(), data_dir);
+        // The default name has the host's name in it, and relay logs must be found under the name they have.
+        settings
+            .relay_log
+            .get_or_insert_with(|| format!("{}-relay-bin", manifest.server.hostname));
+        for path in [
+            &mut settings.log_bin,
+            &mut settings.log_bin_index,
+            &mut settings.relay_log,
+            &mut settings.relay_log_index,
+        ] {
+            *path = path.as_deref().map(now);
+        }
+        settings
+    }
+
     /// `owner`: user id that the server changes to, if it is started by root.
     pub fn option_file(
         &self,
@@ -65,24 +175,7 @@ impl Identity {
         destinations: &[Destination],
         owner: Option<u32>,
     ) -> String {
-        let mut settings = manifest.server.settings.clone();
-        settings
-            .format
-            .insert("server_id".into(), self.server_id.to_string());
-        let now = |path: &str| match relocate::moved(destinations, Path::new(path)) {
-            Some(now) => now.display().to_string(),
-            None => path.to_string(),
-        };
-        for path in settings.paths.values_mut() {
-            *path = now(path);
-        }
-        settings
-            .paths
-            .insert("datadir".into(), self.data_dir.display().to_string());
-        settings.log_bin = settings.log_bin.as_deref().map(now);
-        // The default name has the host's name in it, and relay logs must be found under the name they have.
-        let relay_log = format!("{}-relay-bin", manifest.server.hostname);
-        settings.relay_log = Some(settings.relay_log.as_deref().map_or(relay_log, now));
+        let settings = self.settings(manifest, destinations);
         let mut text = settings.option_file(settings.log_bin.is_some());
         self.add_own(&mut text, owner);
         text
@@ -123,10 +216,52 @@ impl Identity {
         if self.port.is_none() {
             let _ = writeln!(text, "skip_networking");
         }
-        for line in &self.options {
+        for line in self.filters.iter().chain(&self.options) {
             let _ = writeln!(text, "{line}");
         }
     }
+}
+
+/// MySQL finds tablespaces outside of the data directory by looking through these directories.
+fn add_directories(
+    format: &mut BTreeMap<String, String>,
+    destinations: &[Destination],
+    now: &dyn Fn(&str) -> String,
+) {
+    let given = format
+        .get("innodb_directories")
+        .cloned()
+        .unwrap_or_default();
+    let given = given.split(';').filter(|path| !path.is_empty());
+    let mut directories: Vec<String> = given.map(now).collect();
+    for destination in destinations {
+        let directory = destination.directory.display().to_string();
+        if destination.roles.contains(&Role::Tablespaces) && !directories.contains(&directory) {
+            directories.push(directory);
+        }
+    }
+    if !directories.is_empty() {
+        format.insert("innodb_directories".into(), directories.join(";"));
+    }
+}
+
+/// A file that has this name, or this name with an extension.
+fn beginning_with(path: &Path) -> Result<Option<PathBuf>, FileError> {
+    let (Some(directory), Some(base)) = (path.parent(), path.file_name()) else {
+        return Ok(None);
+    };
+    if !directory.exists() {
+        return Ok(None);
+    }
+    let (base, names) = (base.as_encoded_bytes(), files::names_in(directory)?);
+    let is_its = |name: &OsString| {
+        let rest = name.as_encoded_bytes().strip_prefix(base);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+    };
+    Ok(names
+        .into_iter()
+        .find(is_its)
+        .map(|name| directory.join(name)))
 }
 
 /// The process. Ended when dropped, unless it was released.
@@ -148,7 +283,7 @@ impl Daemon {
             .append(true)
             .open(&log)
             .map_err(failed)?;
-        let mut defaults = std::ffi::OsString::from("--defaults-file=");
+        let mut defaults = OsString::from("--defaults-file=");
         defaults.push(identity.option_path());
         let child = Command::new(&identity.program[0])
             .args(&identity.program[1..])
@@ -156,6 +291,8 @@ impl Daemon {
             // On the command line only: when the user starts it again, it is to replicate.
             .args(["--loose-skip-slave-start", "--loose-skip-replica-start"])
             .env_remove("LD_PRELOAD")
+            .env_remove(password::VARIABLE)
+            .env_remove(super::PASSWORD_VARIABLE)
             // A key press that ends us must not end it.
             .process_group(0)
             .stdin(Stdio::null())
@@ -239,7 +376,7 @@ impl Drop for Daemon {
 }
 
 /// Writes `text` with the owner of the data directory.
-pub fn write_options(identity: &Identity, text: &str) -> std::io::Result<()> {
+fn write_options(identity: &Identity, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let path = identity.option_path();
     std::fs::write(&path, text)?;
@@ -256,7 +393,7 @@ pub fn write_options(identity: &Identity, text: &str) -> std::io::Result<()> {
 }
 
 /// Who the server is to run as; only root can choose.
-pub fn owner(data_dir: &Path) -> Option<u32> {
+fn owner(data_dir: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
     let metadata = std::fs::metadata(data_dir).ok()?;
     system::is_root().then(|| metadata.uid())

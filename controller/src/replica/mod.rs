@@ -3,6 +3,7 @@
 //! What makes it right: the backup is restored to places of its own, the new server gets an identity of its own, and it is told the position of the cut; it is
 //! left running only once it replicates. Whatever fails before that ends it, and the restored files stay.
 
+pub mod filters;
 pub mod follow;
 pub mod instance;
 pub mod plan;
@@ -15,12 +16,14 @@ use crate::args::low::{ConnectionArgs, ReplicaArgs, RestoreArgs, RestoreWay};
 use crate::args::option_files::Options;
 use crate::args::{self, UsageError, absolute};
 use crate::cancel::{Cancel, Cancelled};
-use crate::client::{ClientError, ServerClient};
+use crate::client::ClientError;
 use crate::exit::Failure;
-use crate::files::FileError;
 use crate::manifest::Manifest;
+use crate::prepare;
 use crate::prepare::instance::InstanceError;
 use crate::restore;
+use crate::restore::place::Destination;
+use crate::server::Version;
 use crate::system;
 use follow::{Follower, Status};
 use instance::{Daemon, Identity};
@@ -33,8 +36,26 @@ pub enum ReplicaError {
         "The backup has no position: its server wrote no binlog, or it was made without a lock"
     )]
     NoPosition,
-    #[error("The server that was backed up follows no source, so it can have no sibling")]
+    #[error(
+        "The backup has no position of a channel, so the server can have no sibling: it follows no source, or the backup was made without a lock"
+    )]
     NoChannels,
+    #[error("{0} is there already, and the new server would take it for its own")]
+    InTheWay(PathBuf),
+    #[error("A server listens at {0} already")]
+    SocketInUse(PathBuf),
+    #[error("The server behind {socket} has the data directory {found}, not {expected}")]
+    OtherServer {
+        socket: PathBuf,
+        found: PathBuf,
+        expected: PathBuf,
+    },
+    #[error("{name} of channel {channel:?} is not understood: {value:?}")]
+    Filter {
+        channel: String,
+        name: String,
+        value: String,
+    },
     #[error("The backup has no channel {name:?}, only {known}")]
     NoChannel { name: String, known: String },
     #[error(
@@ -66,6 +87,9 @@ pub enum ReplicaError {
     Cancelled(#[from] Cancelled),
 }
 
+/// Where the password for replication is, if the command line has none.
+pub const PASSWORD_VARIABLE: &str = "HOTMIRROR_REPLICATION_PASSWORD";
+
 /// How long the restored server may take for its recovery.
 const START_BOUND: Duration = Duration::from_secs(3600);
 
@@ -73,36 +97,45 @@ pub fn run(args: &ReplicaArgs, options: &Options) -> Result<(), Failure> {
     let cancel = Cancel::on_signals().map_err(InstanceError::Begin)?;
     let manifest = Manifest::read(&absolute(args.from.clone()))?;
     let plan = Plan::new(&manifest, &wishes(args)?)?;
-    let words = Words::of(&manifest.server.version);
-    let statements = words.set_up(&plan, manifest.server.settings.log_bin.is_some());
-    let identity = identity(args, &manifest)?;
+    let identity = identity(args, &manifest, &plan)?;
+    let destinations = restore::destinations(&restore_args(args), &manifest)?;
+    identity.check_free(&manifest, &destinations)?;
     if args.dry_run {
-        print(args, &manifest, &identity, &statements)?;
+        let words = Words::of(&manifest.server.version);
+        let statements = words.set_up(&plan, writes_binlogs(&manifest));
+        print(&manifest, &identity, &destinations, &statements);
         return Ok(());
     }
     let credentials = args::connection(&login(args), options)?.credentials;
 
-    let destinations = restore::restore(&restore_args(args), &cancel)?;
-    let text = identity.option_file(
-        &manifest,
-        &destinations,
-        instance::owner(&identity.data_dir),
-    );
-    instance::write_options(&identity, &text)
-        .map_err(FileError::at("write", &identity.option_path()))?;
+    restore::restore(&restore_args(args), &cancel)?;
+    identity.settle(&manifest, &destinations)?;
     let mut daemon = Daemon::start(&identity)?;
     say!("The restored server starts as process {}", daemon.pid());
     let mut client = daemon.connect(&identity.socket, &credentials, START_BOUND, &cancel)?;
-    for statement in &statements {
+    identity.check_server(&mut client)?;
+    // The server's binary may be of another version than the one that was backed up.
+    let words = Words::of(&Version::detect(&mut client)?);
+    for statement in words.set_up(&plan, writes_binlogs(&manifest)) {
         say!("{};", statement.shown);
-        client.run(&statement.text)?;
+        client.run_secret(&statement.text, &statement.shown)?;
     }
     daemon.release();
     let bound = Duration::from_secs(args.timeout);
     let asker = random_server_id(identity.server_id);
-    let channels = Follower::new(&mut client, words, &plan.follow, asker).wait(bound, &cancel)?;
+    let mut follower = Follower::new(&mut client, words, &plan.follow, asker);
+    let channels = follower.wait(bound, &cancel)?;
+    for channel in follower.untold() {
+        say!(
+            "WARNING: the source of channel {channel:?} could not be asked whether it has more than was received: --source-host, --source-port and --replication-password say how"
+        );
+    }
     report(&identity, daemon.pid(), &channels);
     Ok(())
+}
+
+fn writes_binlogs(manifest: &Manifest) -> bool {
+    manifest.server.settings.log_bin.is_some()
 }
 
 /// The user is the new server's, and so is nothing else that option files say of connections.
@@ -116,7 +149,7 @@ fn login(args: &ReplicaArgs) -> ConnectionArgs {
 
 fn wishes(args: &ReplicaArgs) -> Result<Wishes, UsageError> {
     let given = &args.replication_password;
-    let from_environment = std::env::var("HOTMIRROR_REPLICATION_PASSWORD").ok();
+    let from_environment = std::env::var(PASSWORD_VARIABLE).ok();
     let password = match given {
         Some(_) => args::password::find(given, None).map_err(UsageError::Password)?,
         None => from_environment,
@@ -132,34 +165,43 @@ fn wishes(args: &ReplicaArgs) -> Result<Wishes, UsageError> {
     })
 }
 
-fn identity(args: &ReplicaArgs, manifest: &Manifest) -> Result<Identity, UsageError> {
-    let data_dir = absolute(args.data_dir.clone());
+fn identity(args: &ReplicaArgs, manifest: &Manifest, plan: &Plan) -> Result<Identity, Failure> {
+    let data_dir = as_text("--data-dir", absolute(args.data_dir.clone()))?;
     let server_id = match args.server.server_id {
         Some(id) if id == 0 || id == manifest.server.server_id => {
             return Err(UsageError::Value {
                 option: "--server-id".into(),
                 value: id.to_string(),
                 reason: "a replica needs one that is not 0 and not that of the server that was backed up".into(),
-            });
+            }
+            .into());
         }
         Some(id) => id,
         None => random_server_id(manifest.server.server_id),
     };
+    let socket = args.server.socket.clone();
+    let socket = socket.map_or_else(|| Identity::default_socket(&data_dir), absolute);
     Ok(Identity {
-        socket: args
-            .server
-            .socket
-            .clone()
-            .map_or_else(|| Identity::default_socket(&data_dir), absolute),
+        socket: as_text("--socket", socket)?,
+        filters: filters::option_lines(&manifest.server.version, &plan.follow)?,
         data_dir,
         server_id,
         port: args.server.port,
-        program: match &args.server.mysqld {
-            Some(executable) => vec![executable.clone()],
-            None => manifest.server.program(),
-        },
+        program: prepare::program(manifest, args.server.mysqld.as_deref()),
         options: args.server.option.clone(),
     })
+}
+
+/// An option file is text.
+fn as_text(option: &str, path: PathBuf) -> Result<PathBuf, UsageError> {
+    match path.to_str() {
+        Some(_) => Ok(path),
+        None => Err(UsageError::Value {
+            option: option.into(),
+            value: path.display().to_string(),
+            reason: "a name that is not UTF-8 cannot be written to an option file".into(),
+        }),
+    }
 }
 
 /// Random, so that replicas made on several hosts do not meet; above the small numbers that people choose.
@@ -180,18 +222,18 @@ fn restore_args(args: &ReplicaArgs) -> RestoreArgs {
         external: args.external.clone(),
         owner: args.owner.clone(),
         no_verify: args.no_verify,
+        mysqld: args.server.mysqld.clone(),
     }
 }
 
 /// What would be done.
 fn print(
-    args: &ReplicaArgs,
     manifest: &Manifest,
     identity: &Identity,
+    destinations: &[Destination],
     statements: &[Statement],
-) -> Result<(), Failure> {
-    let destinations = restore::destinations(&restore_args(args), manifest)?;
-    for destination in &destinations {
+) {
+    for destination in destinations {
         say!(
             "# {} goes to {}",
             destination.place.display(),
@@ -199,13 +241,12 @@ fn print(
         );
     }
     say!("# {}", identity.option_path().display());
-    for line in identity.option_file(manifest, &destinations, None).lines() {
+    for line in identity.option_file(manifest, destinations, None).lines() {
         say!("#     {line}");
     }
     for statement in statements {
         say!("{};", statement.shown);
     }
-    Ok(())
 }
 
 fn report(identity: &Identity, pid: u32, channels: &[Status]) {

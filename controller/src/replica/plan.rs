@@ -3,6 +3,8 @@
 //! What makes it right: the start is the position of the cut. A replica of the server that was backed up starts from the end of that server's binlog in the
 //! backup; a sibling of it starts where its appliers were, each channel by its own file and offset or GTID set.
 
+use std::collections::BTreeMap;
+
 use crate::args::low::{Of, StartAt};
 use crate::manifest::Manifest;
 use crate::server::{Channel, Coordinates, Flavor, Position};
@@ -28,6 +30,8 @@ pub struct Source {
     /// None: what the copy has kept, or none at all.
     pub password: Option<String>,
     pub start: Start,
+    /// What of it is applied, by the names of the options that say so.
+    pub filters: BTreeMap<String, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +75,7 @@ fn of_source(manifest: &Manifest, wishes: &Wishes) -> Result<Plan, ReplicaError>
         user: wishes.user.clone().ok_or(ReplicaError::NoUser)?,
         password: wishes.password.clone(),
         start: start(wishes.start_at, has_gtids, &position.coordinates),
+        filters: BTreeMap::new(),
     };
     Ok(Plan {
         gtid_set: gtid_set(manifest, position),
@@ -135,6 +140,8 @@ fn sibling(channel: &Channel, wishes: &Wishes) -> Source {
         user: wishes.user.clone().unwrap_or_else(|| channel.user.clone()),
         password: wishes.password.clone(),
         start: start(wishes.start_at, channel.auto_position, &at),
+        // What was not applied there is missing here, and nothing can be applied to it.
+        filters: channel.filters.clone(),
     }
 }
 

@@ -1,7 +1,10 @@
 //! The statements, to the letter, for each server and each way of following.
 
+use std::path::Path;
+
 use super::*;
 use crate::args::low::{Of, StartAt};
+use crate::backup::roots::{Role, RootEntry};
 use crate::server::{Channel, Coordinates, Flavor, Position, Version};
 
 fn manifest(flavor: Flavor, numbers: (u32, u32, u32)) -> Manifest {
@@ -201,6 +204,78 @@ fn what_cannot_be_followed_is_said() {
     assert!(refusal(&alone, wishes(Of::Source)).contains("no position"));
 }
 
+fn identity_in(data_dir: &Path) -> Identity {
+    Identity {
+        data_dir: data_dir.into(),
+        server_id: 7,
+        socket: data_dir.join("s"),
+        port: None,
+        program: vec!["/usr/sbin/mariadbd".into()],
+        filters: Vec::new(),
+        options: Vec::new(),
+    }
+}
+
+fn destination(place: &str, role: Role, source: impl Into<PathBuf>, now: &Path) -> Destination {
+    let root = RootEntry {
+        source: source.into(),
+        place: place.into(),
+        roles: vec![role],
+    };
+    Destination::new(&root, now.into())
+}
+
+#[test]
+fn mysql_looks_for_tablespaces_where_they_are_now() {
+    let mut manifest = manifest(Flavor::MySql, (9, 7, 0));
+    let format = &mut manifest.server.settings.format;
+    format.insert("innodb_directories".into(), "/far/ts;/other".into());
+    format.insert("keyring_file_data".into(), "/far/ts/keys".into());
+    let destinations = [
+        destination(
+            "external/0",
+            Role::Tablespaces,
+            "/far/ts",
+            "/new/ts".as_ref(),
+        ),
+        destination("external/1", Role::Tablespaces, "/more", "/more".as_ref()),
+    ];
+    let text = identity_in("/new/data".as_ref()).option_file(&manifest, &destinations, None);
+    for line in [
+        "loose_innodb_directories = /new/ts;/other;/more",
+        "loose_keyring_file_data = /new/ts/keys",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+}
+
+#[test]
+fn logs_and_sockets_of_another_server_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::create_dir(at("logs")).unwrap();
+    let mut manifest = manifest(Flavor::MySql, (9, 7, 0));
+    manifest.server.settings.log_bin = Some(at("logs/bin").display().to_string());
+    let identity = Identity {
+        socket: at("socket"),
+        ..identity_in(&at("data"))
+    };
+    let refused = |destinations: &[Destination]| {
+        let checked = identity.check_free(&manifest, destinations);
+        checked.err().map(|failure| failure.message())
+    };
+    std::fs::write(at("logs/bingo.000001"), "").unwrap();
+    assert_eq!(refused(&[]), None);
+    std::fs::write(at("logs/bin.000001"), "").unwrap();
+    let message = refused(&[]).unwrap();
+    assert!(message.contains("bin.000001 is there already"), "{message}");
+    let elsewhere = destination("external/0", Role::Binlog, at("logs"), &at("new"));
+    assert_eq!(refused(std::slice::from_ref(&elsewhere)), None);
+    let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+    let message = refused(&[elsewhere]).unwrap();
+    assert!(message.contains("listens at"), "{message}");
+}
+
 #[test]
 fn the_option_file_leads_nowhere_into_the_old_server() {
     let mut manifest = manifest(Flavor::MariaDb, (10, 11, 1));
@@ -211,26 +286,21 @@ fn the_option_file_leads_nowhere_into_the_old_server() {
         .paths
         .insert("innodb_undo_directory".into(), "/old/data/undo".into());
     settings.log_bin = Some("/old/data/log/bin".into());
+    settings.log_bin_index = Some("/old/data/log/other.index".into());
     let identity = Identity {
-        data_dir: "/new".into(),
-        server_id: 7,
-        socket: "/new/s".into(),
-        port: None,
-        program: vec!["/usr/sbin/mariadbd".into()],
+        filters: vec!["replicate_do_db=a".into()],
         options: vec!["innodb_buffer_pool_size=1G".into()],
+        ..identity_in("/new".as_ref())
     };
-    let root = crate::backup::roots::RootEntry {
-        source: "/old/data".into(),
-        place: "data".into(),
-        roles: vec![crate::backup::roots::Role::Data],
-    };
-    let destination = restore::place::Destination::new(&root, "/new".into());
+    let destination = destination("data", Role::Data, "/old/data", "/new".as_ref());
     let text = identity.option_file(&manifest, &[destination], Some(0));
     assert!(!text.contains("/old"), "{text}");
     for line in [
         "loose_server_id = 7",
         "loose_innodb_undo_directory = /new/undo",
         "log_bin = /new/log/bin",
+        "log_bin_index = /new/log/other.index",
+        "replicate_do_db=a",
         "relay_log = db1-relay-bin",
         "user = root",
         "skip_networking",

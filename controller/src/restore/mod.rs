@@ -21,7 +21,8 @@ use crate::exit::Failure;
 use crate::files::FileError;
 use crate::manifest::Manifest;
 use crate::prepare::instance::InstanceError;
-use crate::prepare::{self, Recovery, sandbox};
+use crate::prepare::{self, Recovery};
+use crate::server::Flavor;
 use crate::system;
 use crate::verify::{self, VerifyError};
 use place::Destination;
@@ -59,6 +60,8 @@ pub struct Order<'o> {
     destinations: Vec<Destination>,
     owner: Option<(u32, u32)>,
     verify: bool,
+    /// How the server recovers, if it has to before anything changes its place.
+    recovery: Option<Recovery>,
 }
 
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
@@ -75,22 +78,25 @@ pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<Vec<Destinati
     if manifest.prepare_begun.is_some() {
         return Err(VerifyError::HalfPrepared(backup).into());
     }
+    let destinations = destinations(args, &manifest)?;
+    let recovery = needs_recovery(&manifest, &destinations)
+        .then(|| Recovery::of(&manifest, args.mysqld.as_deref()));
+    if let Some(recovery) = &recovery {
+        recovery.check()?;
+    }
     let order = Order {
         backup: &backup,
         manifest: &manifest,
-        destinations: destinations(args, &manifest)?,
+        destinations,
         owner: owner(args)?,
         verify: !args.no_verify,
+        recovery,
     };
-    let needs_recovery = needs_recovery(&order);
-    if needs_recovery && !sandbox::is_possible() {
-        return Err(InstanceError::NoNamespace.into());
-    }
     place::check_free(&order.destinations, &manifest)?;
     if args.way.move_back {
-        move_back(&order, needs_recovery, cancel)?;
+        move_back(&order, cancel)?;
     } else {
-        copy_back(&order, needs_recovery, cancel)?;
+        copy_back(&order, cancel)?;
     }
     for destination in &order.destinations {
         say!(
@@ -99,7 +105,29 @@ pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<Vec<Destinati
             destination.directory.display()
         );
     }
+    tell_of_directories(&order);
     Ok(order.destinations)
+}
+
+/// MySQL looks for tablespaces elsewhere only where its settings say.
+fn tell_of_directories(order: &Order<'_>) {
+    if order.manifest.server.version.flavor == Flavor::MariaDb {
+        return;
+    }
+    for destination in order
+        .destinations
+        .iter()
+        .filter(|d| has_moved_tablespaces(d))
+    {
+        say!(
+            "innodb_directories must name {} when the server starts",
+            destination.directory.display()
+        );
+    }
+}
+
+fn has_moved_tablespaces(destination: &Destination) -> bool {
+    destination.roles.contains(&Role::Tablespaces) && destination.is_relocated()
 }
 
 pub fn destinations(
@@ -141,34 +169,21 @@ fn owner(args: &RestoreArgs) -> Result<Option<(u32, u32)>, UsageError> {
 }
 
 /// The redo log names tablespaces elsewhere by their old paths. Moved, they are only found if it has been applied before.
-fn needs_recovery(order: &Order<'_>) -> bool {
-    let is_moved = |destination: &Destination| {
-        destination.roles.contains(&Role::Tablespaces) && destination.is_relocated()
-    };
-    order.manifest.prepared.is_none() && order.destinations.iter().any(is_moved)
+fn needs_recovery(manifest: &Manifest, destinations: &[Destination]) -> bool {
+    manifest.prepared.is_none() && destinations.iter().any(has_moved_tablespaces)
 }
 
-fn copy_back(
-    order: &Order<'_>,
-    needs_recovery: bool,
-    cancel: &Arc<Cancel>,
-) -> Result<(), RestoreError> {
+fn copy_back(order: &Order<'_>, cancel: &Arc<Cancel>) -> Result<(), RestoreError> {
     let stages = place::Stages::make(&order.destinations)?;
     transfer::copy(order, cancel)?;
-    if needs_recovery {
-        recover(order, cancel)?;
-    }
+    recover(order, cancel)?;
     relocate::relocate(order)?;
     transfer::sync(order)?;
     cancel.check()?;
     stages.publish()
 }
 
-fn move_back(
-    order: &Order<'_>,
-    needs_recovery: bool,
-    cancel: &Arc<Cancel>,
-) -> Result<(), RestoreError> {
+fn move_back(order: &Order<'_>, cancel: &Arc<Cancel>) -> Result<(), RestoreError> {
     if order.verify {
         verify::check(order.backup, order.manifest)?;
     }
@@ -180,13 +195,7 @@ fn move_back(
     std::fs::rename(&manifest, &used).map_err(FileError::at("rename", &manifest))?;
     let stages = stages.keep();
     let moved = transfer::move_all(order)
-        .and_then(|()| {
-            if needs_recovery {
-                recover(order, cancel)
-            } else {
-                Ok(())
-            }
-        })
+        .and_then(|()| recover(order, cancel))
         .and_then(|()| relocate::relocate(order))
         .and_then(|()| transfer::sync(order))
         .and_then(|()| stages.publish());
@@ -200,21 +209,21 @@ fn move_back(
     })
 }
 
+/// Lets the server recover, where that must come first.
 fn recover(order: &Order<'_>, cancel: &Arc<Cancel>) -> Result<(), RestoreError> {
+    let Some(recovery) = &order.recovery else {
+        return Ok(());
+    };
     say!("Tablespaces change their place: letting the server recover first");
     let place = |destination: &Destination| prepare::Place {
         now: destination.stage.clone(),
         original: destination.source.clone(),
     };
-    let places: Vec<prepare::Place> = order.destinations.iter().rev().map(place).collect();
-    prepare::recover(
-        order.manifest,
-        &places,
-        &Recovery::of(order.manifest),
-        cancel,
-    )
-    .map(drop)
-    .map_err(|failure| RestoreError::Recovery(Box::new(failure)))
+    let places = order.destinations.iter().rev().map(place).collect();
+    let places = prepare::with_spellings(places, order.manifest);
+    prepare::recover(order.manifest, &places, recovery, cancel)
+        .map(drop)
+        .map_err(|failure| RestoreError::Recovery(Box::new(failure)))
 }
 
 #[cfg(test)]

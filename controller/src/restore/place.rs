@@ -3,6 +3,7 @@
 //! What makes it right: a stage lies in the directory that it is for, so that its content moves up by renames within one file system.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -155,7 +156,9 @@ impl Stages {
     pub fn publish(mut self) -> Result<(), RestoreError> {
         self.is_kept = true;
         for (stage, directory) in &self.stages {
-            for name in files::names_in(stage)? {
+            let mut names = files::names_in(stage)?;
+            names.sort_by_key(|name| rank(name));
+            for name in names {
                 let to = directory.join(&name);
                 std::fs::rename(stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
             }
@@ -168,6 +171,15 @@ impl Stages {
         }
         Ok(())
     }
+}
+
+/// What no server starts without comes last: interrupted, nothing is there that one would start on without the rest.
+fn rank(name: &OsStr) -> usize {
+    let ranked = ["mysql", "mysql.ibd", "aria_log_control", "ibdata1"];
+    ranked
+        .iter()
+        .position(|last| name == *last)
+        .map_or(0, |place| place + 1)
 }
 
 /// A directory that was made for its stage gets the owner and mode that the backup has for the root.

@@ -3,13 +3,14 @@
 //! What makes it right: each is made to lead to where its root is now. One that still led to the old place could open, and write, the
 //! files of the server that was backed up.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use hotmirror::manifest::{Entry, Kind};
 
 use super::place::Destination;
 use super::transfer::staged;
 use super::{Order, RestoreError};
+use crate::backup::spellings::{Spellings, normal};
 use crate::files::FileError;
 
 pub fn relocate(order: &Order<'_>) -> Result<(), RestoreError> {
@@ -19,10 +20,8 @@ pub fn relocate(order: &Order<'_>) -> Result<(), RestoreError> {
         };
         match &entry.kind {
             Kind::Symlink { target } => relink(order, entry, &path, target)?,
-            Kind::File { .. } if has_extension(entry, "isl") => {
-                rewrite(order, &path, &order.destinations)?
-            }
-            Kind::File { .. } if is_index(entry) => rewrite(order, &path, &order.destinations)?,
+            Kind::File { .. } if has_extension(entry, "isl") => rewrite(order, &path)?,
+            Kind::File { .. } if is_index(order, entry) => rewrite(order, &path)?,
             _ => {}
         }
     }
@@ -36,17 +35,19 @@ fn has_extension(entry: &Entry, extension: &str) -> bool {
         .is_some_and(|found| found == extension)
 }
 
-/// Binlog and relay log indexes lie directly in a root.
-fn is_index(entry: &Entry) -> bool {
-    has_extension(entry, "index") && entry.path.components().count() <= 3
+/// Relay log indexes lie directly in a root, or a directory below it.
+fn is_index(order: &Order<'_>, entry: &Entry) -> bool {
+    let of_relay_logs = has_extension(entry, "index") && entry.path.components().count() <= 3;
+    of_relay_logs || order.manifest.binlogs.index.as_ref() == Some(&entry.path)
 }
 
-/// Where a path of the source is after the restore; None if it is in no root or has not moved.
-pub fn moved(destinations: &[Destination], path: &Path) -> Option<PathBuf> {
-    let holds = |destination: &&Destination| path.starts_with(&destination.source);
+/// Where a path of the source is after the restore; None if it is in no root, or is there under the same name.
+pub fn moved(spellings: &Spellings, destinations: &[Destination], path: &Path) -> Option<PathBuf> {
+    let canonical = spellings.resolve(path);
+    let holds = |destination: &&Destination| canonical.starts_with(&destination.source);
     let depth = |destination: &&Destination| destination.source.components().count();
     let destination = destinations.iter().filter(holds).max_by_key(depth)?;
-    let inner = path.strip_prefix(&destination.source).ok()?;
+    let inner = canonical.strip_prefix(&destination.source).ok()?;
     let now = match inner.as_os_str().is_empty() {
         true => destination.directory.clone(),
         false => destination.directory.join(inner),
@@ -73,7 +74,7 @@ fn relink(
     if target.is_relative() && absolute.starts_with(&owner.source) {
         return Ok(());
     }
-    let Some(now) = moved(&order.destinations, &absolute) else {
+    let Some(now) = moved(&order.manifest.spellings, &order.destinations, &absolute) else {
         return Ok(());
     };
     let replaced = std::fs::remove_file(path).and_then(|()| std::os::unix::fs::symlink(now, path));
@@ -82,25 +83,8 @@ fn relink(
         .map_err(Into::into)
 }
 
-/// Without `.` and `..`, by the letter: what they lead through may not exist here.
-fn normal(path: &Path) -> PathBuf {
-    let mut normal = PathBuf::new();
-    for component in path.components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => drop(normal.pop()),
-            other => normal.push(other),
-        }
-    }
-    normal
-}
-
 /// Replaces each line that is an absolute path into a root that has moved.
-fn rewrite(
-    order: &Order<'_>,
-    path: &Path,
-    destinations: &[Destination],
-) -> Result<(), RestoreError> {
+fn rewrite(order: &Order<'_>, path: &Path) -> Result<(), RestoreError> {
     let text = match std::fs::read_to_string(path) {
         // The recovery may have removed it.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -108,7 +92,8 @@ fn rewrite(
         Err(error) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(()),
         text => text.map_err(FileError::at("read", path))?,
     };
-    let line = |line: &str| match moved(destinations, Path::new(line)) {
+    let (spellings, destinations) = (&order.manifest.spellings, &order.destinations);
+    let line = |line: &str| match moved(spellings, destinations, Path::new(line)) {
         Some(now) => now.display().to_string(),
         None => line.to_string(),
     };

@@ -9,6 +9,7 @@ use crate::args::low::{Binlogs, RestoreWay};
 use crate::backup::cut::LockTimes;
 use crate::backup::roots::RootEntry;
 use crate::backup::settings::Settings;
+use crate::backup::spellings::Spellings;
 use crate::files;
 use crate::manifest::{BinlogEntry, Prepared, ServerEntry};
 use crate::server::{Flavor, Version};
@@ -61,6 +62,7 @@ impl Fixture {
             external: vec![format!("0={}", self.path("new/far").display())],
             owner: None,
             no_verify: false,
+            mysqld: None,
         }
     }
 
@@ -123,6 +125,7 @@ pub fn manifest(backup: &Path, roots: Vec<RootEntry>) -> Manifest {
             index: None,
         },
         roots,
+        spellings: Spellings::default(),
         exclude: Vec::new(),
         warnings: Vec::new(),
         stats: Stats::default(),
@@ -201,4 +204,25 @@ fn an_external_root_that_the_backup_does_not_have_is_an_error() {
     let mut args = fixture.args(false);
     args.external.push("7=/somewhere".into());
     assert!(run(&args).is_err());
+}
+
+#[test]
+fn what_is_named_by_way_of_a_link_of_the_old_server_leads_to_its_new_place() {
+    let fixture = Fixture::new();
+    let (old, backup) = (fixture.path("old"), fixture.path("backup"));
+    std::fs::create_dir_all(old.join("far")).unwrap();
+    symlink(old.join("far"), fixture.path("near")).unwrap();
+    let mut manifest = Manifest::read(&backup).unwrap();
+    manifest.spellings.learn(&fixture.path("near"));
+    let index = format!("{}/bin.000001\n", fixture.path("near").display());
+    std::fs::write(backup.join("data/bin.index"), index).unwrap();
+    let link = backup.join("data/db/t.MYD");
+    std::fs::remove_file(&link).unwrap();
+    symlink(fixture.path("near/t.MYD"), &link).unwrap();
+    manifest.entries = files::inventory(&backup, &["data".into(), "external/0".into()]).unwrap();
+    manifest.replace(&backup).unwrap();
+    // The link was on the other host.
+    std::fs::remove_file(fixture.path("near")).unwrap();
+    run(&fixture.args(false)).unwrap();
+    fixture.assert_restored();
 }

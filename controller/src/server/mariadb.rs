@@ -6,7 +6,7 @@
 //! copy that is made through the same page cache. For RocksDB it does nothing at all: if that engine does not sync at each commit, its tables in memory are
 //! written out, once before the lock so that little is left for the time under it.
 
-use super::position::{Channel, Coordinates};
+use super::position::{self, Channel, Coordinates};
 use super::{
     Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege, ServerError, Variables,
     Version, read,
@@ -247,6 +247,7 @@ fn channel(row: &Row) -> Channel {
         auto_position: !matches!(row.get("Using_Gtid"), None | Some("No" | "")),
         applier_running: row.get("Slave_SQL_Running") == Some("Yes"),
         receiver_running: row.get("Slave_IO_Running") == Some("Yes"),
+        filters: position::filters(row),
     }
 }
 

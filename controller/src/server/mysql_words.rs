@@ -2,7 +2,7 @@
 //!
 //! What makes it right: statements are those of the version in use, never older spellings that it might still take; columns are found under either name.
 
-use super::{Channel, Version};
+use super::{Channel, Version, position};
 use crate::client::{ClientError, Row, ServerClient};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +83,7 @@ pub fn channel(row: &Row) -> Channel {
         auto_position: text("Auto_Position", "") == "1",
         applier_running: text("Replica_SQL_Running", "Slave_SQL_Running") == "Yes",
         receiver_running: text("Replica_IO_Running", "Slave_IO_Running") != "No",
+        filters: position::filters(row),
     }
 }
 

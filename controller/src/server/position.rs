@@ -3,7 +3,11 @@
 //! What makes it right: for a replication channel, file and offset are both the applier's. The I/O thread's file beside the applier's offset, which
 //! are next to each other in SHOW SLAVE STATUS, belong to different moments.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use crate::client::Row;
 
 /// A place between two events of a binlog.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,4 +49,27 @@ pub struct Channel {
     pub auto_position: bool,
     pub applier_running: bool,
     pub receiver_running: bool,
+    /// What of the source is applied, by the names of the options that say so; only those that are set.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub filters: BTreeMap<String, String>,
+}
+
+/// The columns of a replica's status that tell its filters. Both flavors name them alike, and their options like the columns.
+const FILTERS: [&str; 7] = [
+    "Replicate_Do_DB",
+    "Replicate_Ignore_DB",
+    "Replicate_Do_Table",
+    "Replicate_Ignore_Table",
+    "Replicate_Wild_Do_Table",
+    "Replicate_Wild_Ignore_Table",
+    "Replicate_Rewrite_DB",
+];
+
+/// The filters in a row of a replica's status.
+pub fn filters(row: &Row) -> BTreeMap<String, String> {
+    let set = |column: &&str| {
+        let value = row.get(column).filter(|value| !value.is_empty())?;
+        Some((column.to_lowercase(), value.to_string()))
+    };
+    FILTERS.iter().filter_map(set).collect()
 }

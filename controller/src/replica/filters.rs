@@ -1,0 +1,130 @@
+//! Replication filters as an option file has them.
+//!
+//! What makes it right: a sibling applies what the server that was backed up applied, and nothing else; what can't be said in its option file is refused before
+//! anything is done.
+
+use super::ReplicaError;
+use super::plan::Source;
+use crate::server::{Flavor, Version};
+
+/// Lines `name=value`, one for each thing that a filter names.
+pub fn option_lines(version: &Version, sources: &[Source]) -> Result<Vec<String>, ReplicaError> {
+    let mut lines = Vec::new();
+    for source in sources {
+        for (name, value) in &source.filters {
+            for part in parts(name, value) {
+                let part = part.ok_or_else(|| ReplicaError::Filter {
+                    channel: source.channel.clone(),
+                    name: name.clone(),
+                    value: value.clone(),
+                })?;
+                let line = line(version, &source.channel, name, &part);
+                // Before channels had filters of their own, all had the same.
+                if !lines.contains(&line) {
+                    lines.push(line);
+                }
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// A rule that rewrites is shown as `(from,to)` by MySQL and as `from->to` by MariaDB, and given as `from->to` to both. None is what is neither.
+fn parts(name: &str, value: &str) -> Vec<Option<String>> {
+    if !name.ends_with("rewrite_db") {
+        return value.split(',').map(|part| Some(part.into())).collect();
+    }
+    if !value.starts_with('(') {
+        let rule = |part: &str| part.contains("->").then(|| part.to_string());
+        return value.split(',').map(rule).collect();
+    }
+    let rule = |pair: &str| {
+        let (from, to) = pair.trim_matches(['(', ')']).split_once(',')?;
+        Some(format!("{from}->{to}"))
+    };
+    value.split("),").map(rule).collect()
+}
+
+fn line(version: &Version, channel: &str, name: &str, part: &str) -> String {
+    let has_own_filters = version.numbers >= (8, 0, 1);
+    match (version.flavor, channel) {
+        (Flavor::MariaDb, "") => format!("{name}={part}"),
+        (Flavor::MariaDb, channel) => format!("{channel}.{name}={part}"),
+        (_, channel) if has_own_filters => format!("{name}={channel}:{part}"),
+        _ => format!("{name}={part}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::replica::plan::Start;
+
+    fn lines(flavor: Flavor, major: u32, channel: &str, filters: &[(&str, &str)]) -> Vec<String> {
+        let version = Version {
+            flavor,
+            numbers: (major, 0, 1),
+            text: String::new(),
+            comment: String::new(),
+        };
+        let pair = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
+        let source = Source {
+            channel: channel.into(),
+            host: String::new(),
+            port: 0,
+            user: String::new(),
+            password: None,
+            start: Start::Gtid,
+            filters: filters.iter().map(pair).collect::<BTreeMap<_, _>>(),
+        };
+        option_lines(&version, &[source]).unwrap()
+    }
+
+    #[test]
+    fn each_part_of_a_filter_is_a_line_of_its_channel() {
+        let tables = [("replicate_ignore_table", "a.b,a.c")];
+        assert_eq!(
+            lines(Flavor::MySql, 9, "one", &tables),
+            [
+                "replicate_ignore_table=one:a.b",
+                "replicate_ignore_table=one:a.c"
+            ]
+        );
+        assert_eq!(
+            lines(Flavor::MySql, 5, "", &tables)[1],
+            "replicate_ignore_table=a.c"
+        );
+        assert_eq!(
+            lines(Flavor::MariaDb, 10, "", &tables)[0],
+            "replicate_ignore_table=a.b"
+        );
+        assert_eq!(
+            lines(Flavor::MariaDb, 10, "one", &tables)[0],
+            "one.replicate_ignore_table=a.b"
+        );
+    }
+
+    #[test]
+    fn rules_that_rewrite_are_written_as_they_are_read() {
+        assert_eq!(
+            lines(
+                Flavor::MySql,
+                9,
+                "",
+                &[("replicate_rewrite_db", "(a,b),(c,d)")]
+            ),
+            ["replicate_rewrite_db=:a->b", "replicate_rewrite_db=:c->d"]
+        );
+        assert_eq!(
+            lines(
+                Flavor::MariaDb,
+                10,
+                "",
+                &[("replicate_rewrite_db", "a->b,c->d")]
+            ),
+            ["replicate_rewrite_db=a->b", "replicate_rewrite_db=c->d"]
+        );
+    }
+}
