@@ -147,9 +147,8 @@ fn cut(
     for _ in 0..CUT_COUNT_MAX {
         let cut = cut_once(args, engine, server, undo, reporter, cancel);
         let (cut, readings) = cut.map_err(|failure| name_timeout(failure, args))?;
-        // A table without transactions may have come while nothing was held.
-        let is_outdated = !server.plan.holds_commits() && server.plan_again(args)?;
-        if engine.settle(&cut)? && !is_outdated {
+        let held_too_little = server.held_too_little(args)?;
+        if engine.settle(&cut)? && !held_too_little {
             return Ok(readings);
         }
         reporter.step("The cut needs the source once more");

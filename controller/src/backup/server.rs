@@ -73,6 +73,11 @@ impl Server {
         })
     }
 
+    /// True if the cut held less than it had to: the first table without transactions may have come between the plan and the lock.
+    pub fn held_too_little(&mut self, args: &args::Backup) -> Result<bool, ServerError> {
+        Ok(!self.plan.holds_tables && self.plan_again(args)?)
+    }
+
     /// Settles the plan again: what has to be held may have changed since. True if it has.
     pub fn plan_again(&mut self, args: &args::Backup) -> Result<bool, ServerError> {
         let before = self.plan;

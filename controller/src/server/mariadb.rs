@@ -28,6 +28,7 @@ const BACKUP_STAGE: LockPlan = LockPlan {
     release: &["BACKUP STAGE END"],
     position: PositionFrom::Lock,
     holds_positions: false,
+    holds_tables: true,
 };
 
 const FTWRL: LockPlan = LockPlan {
@@ -39,6 +40,7 @@ const FTWRL: LockPlan = LockPlan {
     release: &["UNLOCK TABLES"],
     position: PositionFrom::Lock,
     holds_positions: false,
+    holds_tables: true,
 };
 
 const NO_LOCK: LockPlan = LockPlan {
@@ -50,6 +52,7 @@ const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Nowhere,
     holds_positions: false,
+    holds_tables: false,
 };
 
 pub const COORDINATES: &str = "SHOW MASTER STATUS";

@@ -21,6 +21,7 @@ pub const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Nowhere,
     holds_positions: false,
+    holds_tables: false,
 };
 
 const TABLESPACES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES";
