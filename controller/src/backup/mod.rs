@@ -180,10 +180,11 @@ fn cut_once(
         .as_ref()
         .map(|change| undo.push(change.into()))
         .transpose()?;
-    let mut killer = Killer::arm(args, server.client.connection_id(), reporter)?;
+    let own = server.client.connection_id();
     let holder = Holder::announce(server.client.as_mut(), server.dialect.as_ref(), plan, raise)?;
     engine.go_live()?;
     reporter.step(&format!("Locking ({})", plan.name));
+    let mut killer = Killer::arm(args, &plan, own, reporter)?;
     // The server waits for us.
     let preferred = Preferred::begin();
     let (cut, readings) = holder.cut(|| {
