@@ -24,7 +24,7 @@ pub const NO_LOCK: LockPlan = LockPlan {
     holds_tables: false,
 };
 
-const TABLESPACES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES";
+pub const DATAFILES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES";
 const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
     WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'STORAGE ENGINE'";
 
@@ -118,7 +118,7 @@ impl Dialect for MySql5 {
     }
 
     fn tablespace_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
-        read::first_column(client, TABLESPACES)
+        read::first_column(client, DATAFILES)
     }
 
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
