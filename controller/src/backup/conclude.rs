@@ -61,7 +61,7 @@ pub fn conclude(
     let settings = Settings::of(&server.variables, libraries);
     let readings = outcome.readings;
     let mut files = info_files::files(
-        server.version.flavor,
+        &server.version,
         position.as_ref(),
         &readings.channels,
         args.compat_info,
