@@ -6,6 +6,7 @@
 pub mod binlog_end;
 pub mod binlog_events;
 pub mod binlogs;
+pub mod collection;
 pub mod conclude;
 pub mod cut;
 pub mod engine;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod roots;
 pub mod server;
 pub mod settings;
+pub mod sight;
 pub mod survey;
 
 use std::path::{Path, PathBuf};

@@ -14,6 +14,7 @@ use crate::args::Connection;
 use crate::args::low::DoctorArgs;
 use crate::backup::process::ServerProcess;
 use crate::backup::server::applier_privilege;
+use crate::backup::sight::Sight;
 use crate::backup::{preflight, process as server_process, roots};
 use crate::client::{ClientError, MysqlClient, ServerClient};
 use crate::exit::Failure;
@@ -205,7 +206,7 @@ fn about_process(
     let runtime_dir = link::runtime_dir();
     let mut findings = process::library(&runtime_dir, process);
     findings.push(space::shared_memory(&runtime_dir));
-    let ground = roots::find(variables, tablespaces)
+    let ground = roots::find(variables, tablespaces, &Sight::of(process.pid))
         .and_then(|roots| Ok((roots.filter(variables, &[])?, roots)));
     match ground {
         Ok((filter, roots)) => {
@@ -227,9 +228,11 @@ fn about_process(
             }
         }
         Err(error) => {
+            let error = Failure::from(error);
+            let remedy = error.hint();
             findings.push(Finding::bad(
                 error.to_string(),
-                "Run as root or as the server's system user",
+                remedy.unwrap_or("Run as root or as the server's system user".into()),
             ));
         }
     }
