@@ -24,7 +24,9 @@ pub const NO_LOCK: LockPlan = LockPlan {
     holds_tables: false,
 };
 
-pub const DATAFILES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES";
+/// But for the files of temporary tables, which 5.6 lists too: `#sql` and three numbers, where others have a dash behind it.
+pub const DATAFILES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES \
+    WHERE PATH NOT REGEXP '/#sql[0-9a-f]+_[0-9a-f]+_[0-9a-f]+[.]ibd$'";
 const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
     WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'STORAGE ENGINE'";
 
