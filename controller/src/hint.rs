@@ -77,6 +77,12 @@ impl Failure {
             Failure::Binlog(BinlogError::LeftOut { .. }) => Some("Use --binlogs=all"),
             Failure::Backup(BackupError::GoldenDifference { .. }) => Some("Please report this"),
             Failure::Root(RootError::Escaped { .. }) => Some("Run the backup again"),
+            Failure::Root(RootError::SeenOtherwise { .. }) => Some(
+                "Run in the server's mount namespace (nsenter --mount --target PID), or have its directories mounted at the same paths",
+            ),
+            Failure::Root(RootError::NoFile { .. }) => {
+                Some("Only files can be backed up: move the system tablespace off the device")
+            }
             Failure::Instance(InstanceError::NoBinary(_)) => Some("Name it with --mysqld"),
             Failure::Instance(InstanceError::NoNamespace) => {
                 Some("Run as root, with unshare and setpriv (package util-linux) installed")

@@ -107,6 +107,26 @@ impl Run {
         self
     }
 
+    /// The same, started by way of a program that becomes it, as `env` and `nohup` do.
+    pub fn by(self, starter: &[&str]) -> Run {
+        let mut words = Command::new(starter[0]);
+        words
+            .args(&starter[1..])
+            .arg(self.command.get_program())
+            .args(self.command.get_args())
+            .stdin(Stdio::null());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => words.env(name, value),
+                None => words.env_remove(name),
+            };
+        }
+        Run {
+            command: words,
+            ..self
+        }
+    }
+
     pub fn command(&self) -> &Command {
         &self.command
     }

@@ -124,6 +124,35 @@ fn a_server_without_the_library_is_refused() {
 }
 
 #[test]
+fn a_server_that_sees_another_directory_at_the_same_path_is_refused() {
+    let mut probe = Command::new("unshare");
+    if !probe
+        .args(["--mount", "true"])
+        .status()
+        .is_ok_and(|s| s.success())
+    {
+        hotmirror_tests::skip!("no mount namespace can be made");
+    }
+    let home = scratch::dir();
+    let (ours, theirs) = (home.path().join("log"), home.path().join("theirs"));
+    std::fs::create_dir(&ours).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    let mount = format!(
+        "mount --bind {} {} && exec \"$@\"",
+        theirs.display(),
+        ours.display()
+    );
+    let server = ServerOptions::hooked()
+        .option(format!("--log-bin={}/bin", ours.display()))
+        .wrapper(&["unshare", "--mount", "sh", "-c", &mount, "sh"])
+        .start();
+    let program = Program::for_server(&server);
+    let outcome = program.backup(&home.path().join("backup")).outcome();
+    outcome.assert_failed(exit::SOURCE, &[&ours.display().to_string(), "the server"]);
+    traces::assert_none(&server, &program, home.path(), &["log", "theirs"]);
+}
+
+#[test]
 fn a_library_of_another_protocol_version_is_refused() {
     const PROTOCOL_OFFSET: u64 = 8;
     let ground = ground();

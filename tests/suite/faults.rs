@@ -487,7 +487,9 @@ fn a_signal_ends_the_backup_in_order_at_every_step() {
     for step in STEPS {
         for wanted in [Signal::TERM, Signal::INT] {
             let load = Load::writes(&ground.server, 13);
-            let mut stepped = held_at(ground.backup(), step);
+            // A shell has SIGINT ignored in what it starts in the background, tests too.
+            let run = ground.backup().by(&["env", "--default-signal=INT,TERM"]);
+            let mut stepped = held_at(run, step);
             signal(stepped.run().pid(), wanted);
             let outcome = stepped.outcome();
             if step == "finish" && outcome.code == Some(0) {
@@ -498,6 +500,15 @@ fn a_signal_ends_the_backup_in_order_at_every_step() {
             ground.assert_unharmed(load, &format!("{wanted:?} at {step}"));
         }
     }
+}
+
+#[test]
+fn a_signal_that_was_ignored_from_the_start_ends_nothing() {
+    let ground = Ground::new();
+    let mut stepped = held_at(ground.backup().by(&["nohup"]), STEPS[0]);
+    signal(stepped.run().pid(), Signal::HUP);
+    let outcome = stepped.outcome();
+    assert_eq!(outcome.code, Some(0), "{outcome}");
 }
 
 /// Statements of the cut, in order, and whether commits are held once they are answered.

@@ -2,9 +2,15 @@
 //!
 //! Rule: what is proven on MariaDB 10.11 by the suites `golden` and `position` holds for each of these by the same means.
 
+use hotmirror_tests::flavor::Flavor;
+use hotmirror_tests::program::Program;
 use hotmirror_tests::proof::{Plan, cuts_are_golden, replicas_equal_their_source};
 use hotmirror_tests::replica::By;
+use hotmirror_tests::scratch;
+use hotmirror_tests::server::ServerOptions;
 use hotmirror_tests::skip::long;
+use hotmirror_tests::steps::Stepped;
+use mysql::prelude::Queryable;
 
 const MYSQL_5: &str = "mysql-5.6";
 const MARIADB: &str = "mariadb-11.8";
@@ -56,6 +62,25 @@ fn mysql_5_is_held_by_a_read_lock_and_its_replica_equals_it() {
     };
     replicas_equal_their_source(&plan, if long() { 10 } else { 1 });
     cuts_are_golden(&plan, if long() { 10 } else { 2 });
+}
+
+#[test]
+fn a_temporary_table_of_mysql_5_that_is_made_during_a_backup_is_none_of_its_files() {
+    let server = ServerOptions::hooked()
+        .flavor(&Flavor::named(MYSQL_5))
+        .start();
+    let home = scratch::dir();
+    let backup = Stepped::start(Program::for_server(&server).backup(&home.path().join("backup")));
+    assert!(backup.run_to(|event| event["phase"] == "base_copy"));
+    let mut session = server.conn();
+    for statement in [
+        "CREATE DATABASE passing",
+        "CREATE TEMPORARY TABLE passing.t (a INT) ENGINE = InnoDB",
+    ] {
+        session.query_drop(statement).unwrap();
+    }
+    let outcome = backup.outcome();
+    assert_eq!(outcome.code, Some(0), "{outcome}");
 }
 
 fn mariadb_with_rocksdb() -> Plan {

@@ -87,6 +87,7 @@ fn last_listed(index: &Path) -> Result<Option<String>, BinlogError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backup::sight::Sight;
     use crate::server::Variables;
 
     const SERVER: &str = "34469105-e4d8-11f1-b941-02fc00000001";
@@ -109,7 +110,7 @@ mod tests {
             ("log_bin", "ON"),
             ("log_bin_basename", base.as_str()),
         ]);
-        let roots = super::super::roots::find(&variables, &[]).unwrap();
+        let roots = super::super::roots::find(&variables, &[], &Sight::default()).unwrap();
         let location = Location::of(&variables).unwrap();
         let place = stage.path().join("data");
         std::fs::create_dir(&place).unwrap();

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::backup::roots;
+use crate::backup::sight::Sight;
 use crate::client::scripted::ScriptedClient;
 
 struct Fixture {
@@ -28,7 +29,7 @@ impl Fixture {
             ("log_bin_basename", base.as_str()),
         ]);
         Fixture {
-            roots: roots::find(&variables, &[]).unwrap(),
+            roots: roots::find(&variables, &[], &Sight::default()).unwrap(),
             location: Location::of(&variables).unwrap(),
             variables,
             dir,

@@ -71,7 +71,7 @@ pub fn conclude(
         readings.channels.retain(|channel| !channel.applier_running);
     }
     let mut files = info_files::files(
-        server.version.flavor,
+        &server.version,
         position.as_ref(),
         &readings.channels,
         args.compat_info,

@@ -1,52 +1,34 @@
 //! Finding the roots.
 //!
 //! What makes it right: every path that the server may keep data under is asked for or followed (its variables, tablespaces elsewhere, symbolic
-//! links in the data directory), made canonical, and taken once: a root inside another that is taken whole is that one's business.
+//! links in the data directory), made canonical, and found to be for us what it is for the server.
 
 use std::collections::BTreeMap;
 use std::fs::FileType;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use super::collection::Collection;
 use super::keep::{Keep, Name};
-use super::roots::{DATA_PLACE, EXTERNAL_PLACE, Role, RootEntry, RootError, Roots};
+use super::roots::{Role, RootError, Roots};
+use super::sight::Sight;
 use crate::server::Variables;
 
-/// Directories, why each is one, and what it keeps.
-#[derive(Default)]
-struct Collection(BTreeMap<PathBuf, (Vec<Role>, Keep)>);
-
-impl Collection {
-    /// Adds `path` if it exists: a setting may name what was never made.
-    fn add(&mut self, path: &Path, role: Role, keep: Keep) -> Result<(), RootError> {
-        let path = match std::fs::canonicalize(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            canonical => canonical.map_err(RootError::io(path))?,
-        };
-        match self.0.get_mut(&path) {
-            Some((roles, kept)) => {
-                if !roles.contains(&role) {
-                    roles.push(role);
-                }
-                kept.merge(keep);
-            }
-            None => drop(self.0.insert(path, (vec![role], keep))),
-        }
-        Ok(())
-    }
-}
-
 /// `tablespace_files`: as the server names them.
-pub fn find(variables: &Variables, tablespace_files: &[String]) -> Result<Roots, RootError> {
+pub fn find(
+    variables: &Variables,
+    tablespace_files: &[String],
+    sight: &Sight,
+) -> Result<Roots, RootError> {
     let datadir =
         std::fs::canonicalize(variables.datadir()).map_err(RootError::io(&variables.datadir()))?;
-    let mut found = Collection::default();
+    let mut found = Collection::new(sight);
     found.add(&datadir, Role::Data, Keep::All)?;
     add_settings(&mut found, variables)?;
     add_system_tablespace(&mut found, variables)?;
-    add_tablespaces(&mut found, variables, tablespace_files)?;
+    add_tablespaces(&mut found, variables, &datadir, tablespace_files)?;
     add_links(&mut found, &datadir)?;
-    Ok(arrange(found, &datadir))
+    Ok(found.into_roots(variables, &datadir))
 }
 
 fn add_settings(found: &mut Collection, variables: &Variables) -> Result<(), RootError> {
@@ -66,6 +48,8 @@ fn add_settings(found: &mut Collection, variables: &Variables) -> Result<(), Roo
         ("aria_log_dir_path", Role::AriaLog, starts(&["aria_log"])),
         ("rocksdb_datadir", Role::RocksDb, Keep::All),
         ("rocksdb_wal_dir", Role::RocksDb, Keep::All),
+        ("tokudb_data_dir", Role::RocksDb, Keep::All),
+        ("tokudb_log_dir", Role::RocksDb, Keep::All),
     ];
     for (name, role, keep) in directories {
         if let Some(path) = variables.path(name) {
@@ -101,6 +85,12 @@ fn add_system_tablespace(found: &mut Collection, variables: &Variables) -> Resul
     let files = variables.get("innodb_data_file_path").unwrap_or_default();
     for file in files.split(';').filter_map(file_of_spec) {
         let path = home.join(file);
+        // The writes to a device can't be captured.
+        if let Some(path) = found.resolve(&path)?
+            && !path.is_file()
+        {
+            return Err(RootError::NoFile { path });
+        }
         if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
             let keep = Keep::only([Name::Exactly(name.into())]);
             found.add(directory, Role::SystemTablespace, keep)?;
@@ -121,25 +111,39 @@ fn table_files() -> Keep {
     Keep::only(suffixes.map(|suffix| Name::EndsWith(suffix.into())))
 }
 
+/// `root`: the data directory with links resolved.
 fn add_tablespaces(
     found: &mut Collection,
     variables: &Variables,
+    root: &Path,
     files: &[String],
 ) -> Result<(), RootError> {
     let datadir = variables.datadir();
+    let is_inside = |path: &Path| {
+        let mut components = path.components();
+        path.starts_with(&datadir) && !components.any(|part| part == Component::ParentDir)
+    };
     let mut directories: BTreeMap<PathBuf, Keep> = BTreeMap::new();
     for path in files.iter().map(|file| datadir.join(file)) {
         let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
             continue;
         };
-        if !directory.starts_with(&datadir) {
-            let keep = directories
-                .entry(directory.into())
-                .or_insert_with(table_files);
+        let keep = directories
+            .entry(directory.into())
+            .or_insert_with(table_files);
+        if !is_inside(directory) {
             keep.merge(Keep::only([Name::Exactly(name.into())]));
         }
     }
-    for (directory, keep) in directories {
+    for (named, keep) in directories {
+        let Some(directory) = found.resolve(&named)? else {
+            continue;
+        };
+        // Of the data directory's own, one that is elsewhere is so by a link.
+        if is_inside(&named) || directory.starts_with(root) {
+            found.name(directory);
+            continue;
+        }
         // DATA DIRECTORY holds a directory for each database, whose name has to stay when the root moves.
         match (directory.parent(), directory.file_name()) {
             (Some(around), Some(database)) if datadir.join(database).is_dir() => {
@@ -156,7 +160,7 @@ fn add_tablespaces(
 fn add_links(found: &mut Collection, datadir: &Path) -> Result<(), RootError> {
     for (path, kind) in entries_of(datadir)? {
         if kind.is_symlink() {
-            add_link(found, &path)?;
+            add_link(found, datadir, &path)?;
         }
         let has_content = kind.is_dir() || kind.is_symlink() && path.is_dir();
         let inside = if has_content {
@@ -165,18 +169,26 @@ fn add_links(found: &mut Collection, datadir: &Path) -> Result<(), RootError> {
             Vec::new()
         };
         for (inner, _) in inside.iter().filter(|(_, kind)| kind.is_symlink()) {
-            add_link(found, inner)?;
+            add_link(found, datadir, inner)?;
         }
     }
     Ok(())
 }
 
-fn add_link(found: &mut Collection, link: &Path) -> Result<(), RootError> {
-    let Ok(target) = std::fs::canonicalize(link) else {
-        return Ok(());
+fn add_link(found: &mut Collection, datadir: &Path, link: &Path) -> Result<(), RootError> {
+    let target = match found.resolve(link) {
+        Ok(Some(target)) => target,
+        // A link that the server can't follow either.
+        Ok(None) | Err(RootError::Io { .. }) => return Ok(()),
+        Err(error) => return Err(error),
     };
+    if datadir.starts_with(&target) {
+        let path = link.to_path_buf();
+        return Err(RootError::Around { path, target });
+    }
     if target.is_dir() {
-        return found.add(&target, Role::Linked, Keep::All);
+        found.insert(target, Role::Linked, Keep::All);
+        return Ok(());
     }
     match target.parent() {
         Some(directory) => {
@@ -206,41 +218,4 @@ fn entries_of(directory: &Path) -> Result<Vec<(PathBuf, FileType)>, RootError> {
         }
     }
     Ok(found)
-}
-
-/// Drops roots inside others that are taken whole, and gives each its place.
-fn arrange(found: Collection, datadir: &Path) -> Roots {
-    let whole: Vec<PathBuf> = found
-        .0
-        .iter()
-        .filter(|(_, (_, keep))| *keep == Keep::All)
-        .map(|(path, _)| path.clone())
-        .collect();
-    let is_inside = |path: &Path| {
-        whole
-            .iter()
-            .any(|outer| path != outer && path.starts_with(outer))
-    };
-    let mut keeps = Vec::new();
-    let mut entries = Vec::new();
-    for (source, (roles, keep)) in found.0.into_iter().filter(|(path, _)| !is_inside(path)) {
-        let place = if source == datadir {
-            DATA_PLACE.into()
-        } else {
-            PathBuf::new()
-        };
-        keeps.push((source.clone(), keep));
-        entries.push(RootEntry {
-            source,
-            place,
-            roles,
-        });
-    }
-    let externals = entries
-        .iter_mut()
-        .filter(|entry| entry.place.as_os_str().is_empty());
-    for (number, entry) in externals.enumerate() {
-        entry.place = Path::new(EXTERNAL_PLACE).join(number.to_string());
-    }
-    Roots::new(entries, keeps)
 }

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use crate::server::{Channel, Flavor, Position};
+use crate::server::{Channel, Flavor, Position, Version};
 use crate::system;
 
 pub const BINLOG_INFO: &str = "hotmirror_binlog_info";
@@ -12,7 +12,7 @@ pub const SLAVE_INFO: &str = "hotmirror_slave_info";
 
 /// File names and contents.
 pub fn files(
-    flavor: Flavor,
+    version: &Version,
     position: Option<&Position>,
     channels: &[Channel],
     compat: bool,
@@ -28,21 +28,21 @@ pub fn files(
     if !compat {
         return files;
     }
-    let prefix = match flavor {
+    let prefix = match version.flavor {
         Flavor::MariaDb => "mariadb_backup",
         _ => "xtrabackup",
     };
     if let Some(position) = position {
         let line = tabbed(position);
         add("xtrabackup_binlog_info", line.clone());
-        if flavor == Flavor::MariaDb {
+        if version.flavor == Flavor::MariaDb {
             add("mariadb_backup_binlog_info", line);
         }
     }
     if !channels.is_empty() {
-        let lines = match flavor {
+        let lines = match version.flavor {
             Flavor::MariaDb => mariadb_channels(channels),
-            _ => mysql_channels(channels, position),
+            _ => mysql_channels(version, channels, position),
         };
         add(&format!("{prefix}_slave_info"), lines);
     }
@@ -113,7 +113,11 @@ fn mariadb_channels(channels: &[Channel]) -> String {
     text
 }
 
-fn mysql_channels(channels: &[Channel], position: Option<&Position>) -> String {
+fn mysql_channels(version: &Version, channels: &[Channel], position: Option<&Position>) -> String {
+    let (change, word) = match version.numbers >= (8, 0, 23) {
+        true => ("CHANGE REPLICATION SOURCE", "SOURCE"),
+        false => ("CHANGE MASTER", "MASTER"),
+    };
     let mut text = String::new();
     // Without a position, as without a binlog, what was executed of the sources is what the channels say.
     let by_gtid = channels.iter().find(|channel| channel.auto_position);
@@ -124,9 +128,9 @@ fn mysql_channels(channels: &[Channel], position: Option<&Position>) -> String {
     }
     for channel in channels {
         let target = match channel.auto_position {
-            true => "SOURCE_AUTO_POSITION=1".to_string(),
+            true => format!("{word}_AUTO_POSITION=1"),
             false => format!(
-                "SOURCE_LOG_FILE='{}', SOURCE_LOG_POS={}",
+                "{word}_LOG_FILE='{}', {word}_LOG_POS={}",
                 channel.source_log_file, channel.exec_source_log_pos
             ),
         };
@@ -134,7 +138,7 @@ fn mysql_channels(channels: &[Channel], position: Option<&Position>) -> String {
             "" => String::new(),
             name => format!(" FOR CHANNEL '{name}'"),
         };
-        text.push_str(&format!("CHANGE REPLICATION SOURCE TO {target}{name};\n"));
+        text.push_str(&format!("{change} TO {target}{name};\n"));
     }
     text
 }
@@ -143,6 +147,19 @@ fn mysql_channels(channels: &[Channel], position: Option<&Position>) -> String {
 mod tests {
     use super::*;
     use crate::server::Coordinates;
+
+    fn version(flavor: Flavor, numbers: (u32, u32, u32)) -> Version {
+        Version {
+            flavor,
+            numbers,
+            text: String::new(),
+            comment: String::new(),
+        }
+    }
+
+    fn mariadb() -> Version {
+        version(Flavor::MariaDb, (10, 11, 1))
+    }
 
     fn position() -> Position {
         Position {
@@ -182,7 +199,8 @@ mod tests {
 
     #[test]
     fn without_a_position_of_its_own_a_replica_has_what_its_channels_executed() {
-        let text = mysql_channels(&[channel("", true)], None);
+        let version = version(Flavor::MySql, (9, 7, 0));
+        let text = mysql_channels(&version, &[channel("", true)], None);
         assert!(
             text.starts_with("SET GLOBAL gtid_purged='0-1-5';\n"),
             "{text}"
@@ -190,9 +208,28 @@ mod tests {
     }
 
     #[test]
+    fn a_version_gets_the_words_that_it_knows() {
+        let lines = |flavor, numbers| {
+            let channels = [channel("", true), channel("two", false)];
+            mysql_channels(&version(flavor, numbers), &channels, Some(&position()))
+        };
+        assert_eq!(
+            lines(Flavor::MySql, (8, 0, 23)),
+            "SET GLOBAL gtid_purged='0-1-42';\n\
+             CHANGE REPLICATION SOURCE TO SOURCE_AUTO_POSITION=1;\n\
+             CHANGE REPLICATION SOURCE TO SOURCE_LOG_FILE='master-bin.000001', SOURCE_LOG_POS=573 FOR CHANNEL 'two';\n"
+        );
+        let older = "SET GLOBAL gtid_purged='0-1-42';\n\
+             CHANGE MASTER TO MASTER_AUTO_POSITION=1;\n\
+             CHANGE MASTER TO MASTER_LOG_FILE='master-bin.000001', MASTER_LOG_POS=573 FOR CHANNEL 'two';\n";
+        assert_eq!(lines(Flavor::MySql, (8, 0, 22)), older);
+        assert_eq!(lines(Flavor::Percona, (5, 7, 22)), older);
+    }
+
+    #[test]
     fn the_lines_are_those_that_scripts_read() {
         let channels = [channel("", false), channel("two", false)];
-        let files = files(Flavor::MariaDb, Some(&position()), &channels, false);
+        let files = files(&mariadb(), Some(&position()), &channels, false);
         assert_eq!(files.len(), 2);
         assert_eq!(
             content(&files, BINLOG_INFO),
@@ -208,7 +245,7 @@ mod tests {
     #[test]
     fn the_files_of_other_tools_are_written_on_request() {
         let channels = [channel("", true), channel("two", false)];
-        let files = files(Flavor::MariaDb, Some(&position()), &channels, true);
+        let files = files(&mariadb(), Some(&position()), &channels, true);
         let line = "bin.000001\t17320462\t0-1-42\n";
         assert_eq!(content(&files, "xtrabackup_binlog_info"), line);
         assert_eq!(content(&files, "mariadb_backup_binlog_info"), line);
@@ -222,6 +259,6 @@ mod tests {
 
     #[test]
     fn without_a_position_or_channels_there_is_no_file() {
-        assert!(files(Flavor::MariaDb, None, &[], true).is_empty());
+        assert!(files(&mariadb(), None, &[], true).is_empty());
     }
 }

@@ -12,6 +12,7 @@ use crate::args;
 use crate::cancel::{Cancel, Cancelled};
 use crate::client::{ClientError, MysqlClient, Row, ServerClient};
 use crate::progress::Reporter;
+use crate::server::LockPlan;
 
 /// A statement that has run for this long counts as long.
 const LONG_S: u64 = 2;
@@ -128,13 +129,15 @@ pub struct Killer {
 }
 
 impl Killer {
-    /// Starts to count, if asked for.
+    /// Starts to count, if asked for and if `plan` has a lock that can be waited for.
     pub fn arm(
         args: &args::Backup,
+        plan: &LockPlan,
         own: u64,
         reporter: &Arc<Reporter>,
     ) -> Result<Option<Killer>, ClientError> {
-        let Some(after) = args.kill_long_queries_after else {
+        let after = args.kill_long_queries_after;
+        let Some(after) = after.filter(|_| plan.holds_commits()) else {
             return Ok(None);
         };
         let mut client = connect(args)?;
@@ -199,8 +202,15 @@ fn kill(
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+    use hotmirror::session::Throttle;
+
     use super::*;
+    use crate::args::low::{Cli, Command};
+    use crate::args::option_files::Options;
     use crate::client::scripted::ScriptedClient;
+    use crate::progress::show::Show;
+    use crate::server::{mysql, mysql5};
 
     const COLUMNS: &[&str] = &["Id", "User", "Command", "Time", "State", "Info"];
     const ROWS: &[&[&str]] = &[
@@ -240,6 +250,26 @@ mod tests {
         let found = running(&mut client, &[42], LONG_S).unwrap();
         let connections: Vec<u64> = found.iter().map(|running| running.connection).collect();
         assert_eq!(connections, [5]);
+    }
+
+    fn args(words: &str) -> args::Backup {
+        match Cli::parse_from(words.split(' ')).command {
+            Command::Backup(args) => args::backup(*args, &Options::from_text("")).unwrap(),
+            _ => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn without_a_lock_to_wait_for_nothing_is_ended() {
+        let words =
+            "hotmirror backup --target-dir=/b --socket=/nowhere/s --kill-long-queries-after=1";
+        let args = args(words);
+        let show = Show::new(&args.show);
+        let reporter = Arc::new(Reporter::new(show, Arc::new(Throttle::new(0))));
+        let arm = |plan| Killer::arm(&args, plan, 42, &reporter);
+        assert!(arm(&mysql5::NO_LOCK).unwrap().is_none());
+        let error = arm(&mysql::FTWRL).err().unwrap();
+        assert!(matches!(error, ClientError::Unreachable { .. }), "{error}");
     }
 
     #[test]

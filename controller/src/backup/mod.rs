@@ -6,6 +6,7 @@
 pub mod binlog_end;
 pub mod binlog_events;
 pub mod binlogs;
+pub mod collection;
 pub mod conclude;
 pub mod cut;
 pub mod engine;
@@ -18,6 +19,7 @@ pub mod process;
 pub mod roots;
 pub mod server;
 pub mod settings;
+pub mod sight;
 pub mod spellings;
 pub mod survey;
 
@@ -148,9 +150,8 @@ fn cut(
     for _ in 0..CUT_COUNT_MAX {
         let cut = cut_once(args, engine, server, undo, reporter, cancel);
         let (cut, readings) = cut.map_err(|failure| name_timeout(failure, args))?;
-        // A table without transactions may have come while nothing was held.
-        let is_outdated = !server.plan.holds_commits() && server.plan_again(args)?;
-        if engine.settle(&cut)? && !is_outdated {
+        let held_too_little = server.held_too_little(args)?;
+        if engine.settle(&cut)? && !held_too_little {
             return Ok(readings);
         }
         reporter.step("The cut needs the source once more");
@@ -182,10 +183,11 @@ fn cut_once(
         .as_ref()
         .map(|change| undo.push(change.into()))
         .transpose()?;
-    let mut killer = Killer::arm(args, server.client.connection_id(), reporter)?;
+    let own = server.client.connection_id();
     let holder = Holder::announce(server.client.as_mut(), server.dialect.as_ref(), plan, raise)?;
     engine.go_live()?;
     reporter.step(&format!("Locking ({})", plan.name));
+    let mut killer = Killer::arm(args, &plan, own, reporter)?;
     // The server waits for us.
     let preferred = Preferred::begin();
     let (cut, readings) = holder.cut(|| {

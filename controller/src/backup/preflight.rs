@@ -149,11 +149,17 @@ fn occupied(directory: &Path, filter: &Filter) -> u64 {
 mod tests {
     use super::*;
     use crate::backup::roots;
+    use crate::backup::sight::Sight;
     use crate::server::Variables;
 
     fn roots_at(datadir: &Path) -> Roots {
         let text = datadir.display().to_string();
-        roots::find(&Variables::from([("datadir", text.as_str())]), &[]).unwrap()
+        roots::find(
+            &Variables::from([("datadir", text.as_str())]),
+            &[],
+            &Sight::default(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -167,7 +173,7 @@ mod tests {
             ("datadir", data.as_str()),
             ("log_bin_basename", bin.as_str()),
         ]);
-        let roots = roots::find(&variables, &[]).unwrap();
+        let roots = roots::find(&variables, &[], &Sight::default()).unwrap();
         check_target(&shared.join("backup"), &roots).unwrap();
         let taken = check_target(&shared.join("bin.backup"), &roots);
         assert!(matches!(taken, Err(PreflightError::TargetInside { .. })));

@@ -3,6 +3,7 @@
 //! What makes it right: a path belongs to the innermost root that it lies in, and everything that decides about a path (the copy, the checks before it and
 //! those after it) asks here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use hotmirror::manifest::any_path;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::find_roots;
 pub use super::find_roots::find;
 use super::keep::{Filter, Keep, PatternError};
+use super::sight::Sight;
 use crate::server::Variables;
 
 /// Why a directory is a root; a restore needs to know.
@@ -25,6 +27,7 @@ pub enum Role {
     Binlog,
     RelayLog,
     AriaLog,
+    /// The directory of an engine that keeps its own: TokuDB's too, as a new name would take a new version of the manifest.
     RocksDb,
     /// Tablespaces elsewhere, by DATA DIRECTORY, and their keys.
     Tablespaces,
@@ -46,6 +49,9 @@ pub struct Roots {
     /// The deepest first.
     pub entries: Vec<RootEntry>,
     keeps: Vec<(PathBuf, Keep)>,
+    /// Directories that hold nothing but temporary files.
+    emptied: BTreeSet<PathBuf>,
+    sight: Sight,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +65,14 @@ pub enum RootError {
     Pattern(#[from] PatternError),
     #[error("{path} leads to {target}, which was not part of the backup when it began")]
     Escaped { path: PathBuf, target: PathBuf },
+    #[error(
+        "{path} is not the same for this program as for the server, or only one of them sees it"
+    )]
+    SeenOtherwise { path: PathBuf },
+    #[error("{path} leads to {target}, in which the data directory itself lies")]
+    Around { path: PathBuf, target: PathBuf },
+    #[error("{path}, which holds the system tablespace, is no regular file")]
+    NoFile { path: PathBuf },
 }
 
 impl RootError {
@@ -73,10 +87,20 @@ pub const EXTERNAL_PLACE: &str = "external";
 
 impl Roots {
     /// `keeps`: each root with what it keeps.
-    pub fn new(mut entries: Vec<RootEntry>, keeps: Vec<(PathBuf, Keep)>) -> Roots {
+    pub fn new(
+        mut entries: Vec<RootEntry>,
+        keeps: Vec<(PathBuf, Keep)>,
+        emptied: BTreeSet<PathBuf>,
+        sight: Sight,
+    ) -> Roots {
         // The deepest first: the first one that a path lies in is the innermost.
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.source.components().count()));
-        Roots { entries, keeps }
+        Roots {
+            entries,
+            keeps,
+            emptied,
+            sight,
+        }
     }
 
     pub fn datadir(&self) -> &Path {
@@ -125,12 +149,6 @@ impl Roots {
             "general_log_file",
             "slow_query_log_file",
         ];
-        let temporary = [
-            "tmpdir",
-            "innodb_tmpdir",
-            "slave_load_tmpdir",
-            "replica_load_tmpdir",
-        ];
         let inside = |name| {
             let path = canonical(&variables.path(name)?);
             (path != datadir && self.place(&path).is_some()).then_some(path)
@@ -138,13 +156,9 @@ impl Roots {
         for path in named.into_iter().filter_map(inside) {
             filter.leave_out(path);
         }
-        // A server does not start without the directory. One that is a root for other reasons holds other things, too.
-        let is_other = |entry: &RootEntry| entry.roles.iter().any(|role| *role != Role::Linked);
-        for path in temporary.into_iter().filter_map(inside) {
-            let root = self.entries.iter().find(|entry| entry.source == path);
-            if !root.is_some_and(is_other) {
-                filter.leave_out_what_is_in(path);
-            }
+        // A server does not start without the directory.
+        for directory in &self.emptied {
+            filter.leave_out_what_is_in(directory);
         }
         let temporary = variables
             .get("innodb_temp_data_file_path")
@@ -166,14 +180,24 @@ impl Roots {
         &self,
         links: impl IntoIterator<Item = (&'l Path, PathBuf)>,
     ) -> Result<(), RootError> {
-        for (path, target) in links {
-            let target = canonical(&target);
-            if !self.takes(&target) && target.exists() {
+        for (path, link_target) in links {
+            let target = canonical(&link_target);
+            let is_there = target.exists();
+            if is_there && self.takes(&target) && !self.is_temporary(&target) {
+                continue;
+            }
+            // Where it leads for the server is what counts.
+            if self.sight.is_there(&link_target)? && is_there {
                 let path = path.to_path_buf();
                 return Err(RootError::Escaped { path, target });
             }
         }
         Ok(())
+    }
+
+    fn is_temporary(&self, path: &Path) -> bool {
+        let mut around = path.ancestors().skip(1);
+        around.any(|directory| self.emptied.contains(directory))
     }
 }
 

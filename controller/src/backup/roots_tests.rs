@@ -59,7 +59,7 @@ fn a_server_with_everything_in_its_data_directory_has_one_root() {
         ("innodb_data_file_path", "ibdata1:12M:autoextend"),
         ("aria_log_dir_path", datadir.as_str()),
     ]);
-    let roots = find(&variables, &["./a/t.ibd".into()]).unwrap();
+    let roots = find(&variables, &["./a/t.ibd".into()], &Sight::default()).unwrap();
     assert_eq!(server.places(&roots), pairs(&[("data", "data")]));
 }
 
@@ -76,7 +76,12 @@ fn directories_outside_are_external_roots_that_keep_only_what_belongs() {
         ("log_bin_basename", bin.as_str()),
         ("innodb_log_group_home_dir", redo.as_str()),
     ]);
-    let roots = find(&variables, &[server.text("far/db/t.ibd")]).unwrap();
+    let roots = find(
+        &variables,
+        &[server.text("far/db/t.ibd")],
+        &Sight::default(),
+    )
+    .unwrap();
     let expected = [
         ("data", "data"),
         ("external/0", "far/db"),
@@ -100,7 +105,12 @@ fn a_database_keeps_its_name_in_a_data_directory_elsewhere() {
     let server = Server::new(&["data/db", "far/db", "far/foreign"]);
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
-    let roots = find(&variables, &[server.text("far/db/t.ibd")]).unwrap();
+    let roots = find(
+        &variables,
+        &[server.text("far/db/t.ibd")],
+        &Sight::default(),
+    )
+    .unwrap();
     assert_eq!(
         server.places(&roots),
         pairs(&[("data", "data"), ("external/0", "far")])
@@ -117,7 +127,7 @@ fn linked_databases_and_tables_are_followed() {
     symlink(server.path("fast/t.MYD"), server.path("data/db/t.MYD")).unwrap();
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
-    let roots = find(&variables, &[]).unwrap();
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
     let expected = [
         ("data", "data"),
         ("external/0", "far/shop"),
@@ -134,7 +144,7 @@ fn the_binlogs_may_lie_in_a_directory_around_the_data_directory() {
         ("datadir", datadir.as_str()),
         ("log_bin_basename", bin.as_str()),
     ]);
-    let roots = find(&variables, &[]).unwrap();
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
     assert_eq!(
         roots.place(&server.path("mysql/data/ibdata1")),
         Some("data/ibdata1".into())
@@ -156,7 +166,7 @@ fn what_a_copy_must_not_have_is_left_out() {
         ("rocksdb_datadir", "./#rocksdb"),
         ("innodb_temp_data_file_path", "ibtmp1:12M:autoextend"),
     ]);
-    let filter = find(&variables, &[])
+    let filter = find(&variables, &[], &Sight::default())
         .unwrap()
         .filter(&variables, &[])
         .unwrap();
@@ -196,10 +206,177 @@ fn a_directory_for_temporary_files_that_holds_logs_is_kept() {
         ("innodb_log_group_home_dir", ssd.as_str()),
         ("tmpdir", ssd.as_str()),
     ]);
-    let roots = find(&variables, &[]).unwrap();
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
     let filter = roots.filter(&variables, &[]).unwrap();
     assert!(!filter.leaves_out(&server.path("ssd/ib_logfile0")));
     assert!(filter.leaves_out(&server.path("ssd/#sql-temptable-1.MAI")));
+}
+
+#[test]
+fn a_directory_for_temporary_files_is_kept_if_a_linked_table_lies_in_it() {
+    let server = Server::new(&["data/db", "ssd"]);
+    std::fs::write(server.path("ssd/t.MYD"), "").unwrap();
+    symlink(server.path("ssd/t.MYD"), server.path("data/db/t.MYD")).unwrap();
+    let (datadir, ssd) = (server.text("data"), server.text("ssd"));
+    let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", ssd.as_str())]);
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let filter = roots.filter(&variables, &[]).unwrap();
+    assert!(!filter.leaves_out(&server.path("ssd/t.MYD")));
+}
+
+#[test]
+fn a_directory_for_temporary_files_in_the_data_directory_is_kept_if_logs_lie_in_it() {
+    let server = Server::new(&["data/fast/undo"]);
+    let (datadir, fast) = (server.text("data"), server.text("data/fast"));
+    let undo = server.text("data/fast/undo");
+    for (name, directory) in [
+        ("innodb_log_group_home_dir", &fast),
+        ("innodb_data_home_dir", &fast),
+        ("innodb_undo_directory", &undo),
+    ] {
+        let variables = Variables::from([
+            ("datadir", datadir.as_str()),
+            (name, directory.as_str()),
+            ("innodb_data_file_path", "ibdata1:12M:autoextend"),
+            ("tmpdir", "fast"),
+        ]);
+        let roots = find(&variables, &[], &Sight::default()).unwrap();
+        assert_eq!(server.places(&roots), pairs(&[("data", "data")]));
+        let filter = roots.filter(&variables, &[]).unwrap();
+        for kept in ["fast/ib_logfile0", "fast/undo"] {
+            let path = server.path("data").join(kept);
+            assert!(!filter.leaves_out(&path), "{name}: {kept}");
+        }
+    }
+    let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", "fast")]);
+    let files = ["./fast/t.ibd".to_string()];
+    let roots = find(&variables, &files, &Sight::default()).unwrap();
+    let filter = roots.filter(&variables, &[]).unwrap();
+    assert!(!filter.leaves_out(&server.path("data/fast/t.ibd")));
+}
+
+#[test]
+fn every_directory_for_temporary_files_is_emptied_a_linked_one_too() {
+    let server = Server::new(&["data/one", "ssd"]);
+    symlink(server.path("ssd"), server.path("data/two")).unwrap();
+    let (datadir, ssd) = (server.text("data"), server.text("ssd"));
+    let list = format!("{ssd}:one");
+    let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", list.as_str())]);
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let filter = roots.filter(&variables, &[]).unwrap();
+    assert!(filter.leaves_out(&server.path("data/one/#sql-1.MAI")));
+    assert!(filter.leaves_out(&server.path("ssd/#sql-1.MAI")));
+    assert!(!filter.leaves_out(&server.path("data/one")));
+}
+
+#[test]
+fn a_linked_directory_for_temporary_files_is_kept_if_another_linked_one_lies_in_it() {
+    let server = Server::new(&["data", "ssd/shop"]);
+    symlink(server.path("ssd"), server.path("data/tmp")).unwrap();
+    symlink(server.path("ssd/shop"), server.path("data/shop")).unwrap();
+    let datadir = server.text("data");
+    let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", "tmp")]);
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let filter = roots.filter(&variables, &[]).unwrap();
+    assert!(!filter.leaves_out(&server.path("ssd/shop")));
+}
+
+#[test]
+fn a_link_into_an_emptied_directory_is_an_error() {
+    let server = Server::new(&["data/tmp/db"]);
+    std::fs::write(server.path("data/tmp/db/t.ibd"), "").unwrap();
+    let datadir = server.text("data");
+    let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", "tmp")]);
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let link = (Path::new("data/db/t.isl"), server.path("data/tmp/db/t.ibd"));
+    assert!(matches!(
+        roots.check_links([link]),
+        Err(RootError::Escaped { .. })
+    ));
+}
+
+#[test]
+fn the_directories_of_tokudb_are_taken_whole() {
+    let server = Server::new(&["data", "toku", "toku_log"]);
+    let datadir = server.text("data");
+    let (toku, log) = (server.text("toku"), server.text("toku_log"));
+    let variables = Variables::from([
+        ("datadir", datadir.as_str()),
+        ("tokudb_data_dir", toku.as_str()),
+        ("tokudb_log_dir", log.as_str()),
+    ]);
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let expected = [
+        ("data", "data"),
+        ("external/0", "toku"),
+        ("external/1", "toku_log"),
+    ];
+    assert_eq!(server.places(&roots), pairs(&expected));
+    assert!(roots.takes(&server.path("toku/tokudb.directory")));
+    assert!(roots.takes(&server.path("toku_log/log000000000001.tokulog29")));
+}
+
+#[test]
+fn a_tablespace_is_found_by_a_name_that_leads_out_of_the_data_directory() {
+    let server = Server::new(&["data/db", "far"]);
+    std::fs::write(server.path("far/ts.ibd"), "").unwrap();
+    let datadir = server.text("data");
+    let variables = Variables::from([("datadir", datadir.as_str())]);
+    for name in ["../far/ts.ibd".into(), server.text("data/../far/ts.ibd")] {
+        let roots = find(&variables, std::slice::from_ref(&name), &Sight::default()).unwrap();
+        assert!(roots.takes(&server.path("far/ts.ibd")), "{name}");
+        let link = (Path::new(&name), server.path("data").join(&name));
+        roots.check_links([link]).unwrap();
+    }
+    // And one that comes back into it.
+    let files = ["../data/db/t.ibd".into()];
+    let roots = find(&variables, &files, &Sight::default()).unwrap();
+    assert_eq!(server.places(&roots), pairs(&[("data", "data")]));
+}
+
+#[test]
+fn a_system_tablespace_on_a_device_is_refused() {
+    let server = Server::new(&["data"]);
+    let datadir = server.text("data");
+    let variables = |files| {
+        Variables::from([
+            ("datadir", datadir.as_str()),
+            ("innodb_data_home_dir", ""),
+            ("innodb_data_file_path", files),
+        ])
+    };
+    symlink("/dev/null", server.path("data/linked")).unwrap();
+    std::fs::write(server.path("data/ibdata1"), "").unwrap();
+    for files in [
+        "ibdata1:12M;/dev/null:3Graw",
+        "ibdata1:12M;linked:12M:autoextend",
+    ] {
+        let error = find(&variables(files), &[], &Sight::default()).unwrap_err();
+        assert!(error.to_string().contains("/dev/null"), "{error}");
+    }
+    find(&variables("ibdata1:12M;later:12M"), &[], &Sight::default()).unwrap();
+}
+
+#[test]
+fn what_is_another_directory_for_the_server_is_refused() {
+    let server = Server::new(&["data", "late"]);
+    let datadir = server.text("data");
+    let variables = Variables::from([("datadir", datadir.as_str())]);
+    // The server's root, in which these paths are missing or lead to other directories.
+    let root = server.path("root");
+    let below = |path: PathBuf| root.join(path.strip_prefix("/").unwrap());
+    std::fs::create_dir_all(below(server.path("data"))).unwrap();
+    let sight = Sight::from(root.clone());
+    let error = find(&variables, &[], &sight).unwrap_err();
+    assert!(matches!(error, RootError::SeenOtherwise { .. }), "{error}");
+
+    let mut roots = find(&variables, &[], &Sight::default()).unwrap();
+    roots.sight = sight;
+    let target = server.path("missing/t.ibd");
+    let check = || roots.check_links([(Path::new("data/t.isl"), target.clone())]);
+    check().unwrap();
+    std::fs::create_dir_all(below(target.clone())).unwrap();
+    assert!(matches!(check(), Err(RootError::SeenOtherwise { .. })));
 }
 
 #[test]
@@ -207,7 +384,7 @@ fn a_link_that_appeared_during_the_backup_is_an_error() {
     let server = Server::new(&["data", "late"]);
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
-    let roots = find(&variables, &[]).unwrap();
+    let roots = find(&variables, &[], &Sight::default()).unwrap();
     let link = (Path::new("data/late"), server.path("late"));
     assert!(matches!(
         roots.check_links([link]),
@@ -215,4 +392,14 @@ fn a_link_that_appeared_during_the_backup_is_an_error() {
     ));
     let inner = (Path::new("data/x"), server.path("data/db/x"));
     roots.check_links([inner]).unwrap();
+}
+
+#[test]
+fn a_link_to_a_directory_around_the_data_directory_is_refused() {
+    let server = Server::new(&["around/data"]);
+    symlink(server.path("around"), server.path("around/data/up")).unwrap();
+    let datadir = server.text("around/data");
+    let variables = Variables::from([("datadir", datadir.as_str())]);
+    let error = find(&variables, &[], &Sight::default()).unwrap_err();
+    assert!(matches!(error, RootError::Around { .. }), "{error}");
 }

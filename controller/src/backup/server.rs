@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use crate::args;
 use crate::args::low::Binlogs;
-use crate::client::{MysqlClient, ServerClient};
+use crate::client::{ClientError, MysqlClient, ServerClient};
 use crate::server::grants::Grants;
 use crate::server::{
-    self, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, ServerError, Variables,
-    Version,
+    self, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege, ServerError,
+    Variables, Version,
 };
 use crate::undo::Change;
 
@@ -37,6 +37,22 @@ fn stops_appliers(plan: &LockPlan, variables: &Variables) -> bool {
     plan.position != PositionFrom::Nowhere && (!plan.holds_positions || has_workers)
 }
 
+/// What a cut by `plan` needs beyond the dialect's privileges: it stops the appliers that run, if asked to or as [`stops_appliers`] says.
+pub fn applier_privilege(
+    dialect: &dyn Dialect,
+    client: &mut dyn ServerClient,
+    variables: &Variables,
+    plan: &LockPlan,
+    is_asked: bool,
+) -> Result<Option<Privilege>, ClientError> {
+    if !is_asked && !stops_appliers(plan, variables) {
+        return Ok(None);
+    }
+    let channels = dialect.channels(client)?;
+    let runs = channels.iter().any(|channel| channel.applier_running);
+    Ok(runs.then(|| dialect.applier_privilege()))
+}
+
 impl Server {
     /// Whether a replica's appliers are stopped for the cut.
     pub fn stops_appliers(&self) -> bool {
@@ -54,12 +70,9 @@ impl Server {
         let grants = Grants::read(&mut client)?;
         grants.require(&dialect.privileges(&variables))?;
         let plan = plan(dialect.as_ref(), args, &mut client, &variables)?;
-        if args.safe_slave.is_some() || stops_appliers(&plan, &variables) {
-            let channels = dialect.channels(&mut client)?;
-            if channels.iter().any(|channel| channel.applier_running) {
-                grants.require(&[dialect.applier_privilege()])?;
-            }
-        }
+        let is_asked = args.safe_slave.is_some();
+        let needed = applier_privilege(dialect.as_ref(), &mut client, &variables, &plan, is_asked)?;
+        grants.require(needed.as_slice())?;
         for statement in dialect.set_up(args.lock_timeout.as_secs()) {
             client.run(&statement)?;
         }
@@ -71,6 +84,11 @@ impl Server {
             plan,
             user: credentials.user.clone(),
         })
+    }
+
+    /// True if the cut held less than it had to: the first table without transactions may have come between the plan and the lock.
+    pub fn held_too_little(&mut self, args: &args::Backup) -> Result<bool, ServerError> {
+        Ok(!self.plan.holds_tables && self.plan_again(args)?)
     }
 
     /// Settles the plan again: what has to be held may have changed since. True if it has.

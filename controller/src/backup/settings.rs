@@ -64,6 +64,8 @@ const PATHS: &[&str] = &[
     "aria_log_dir_path",
     "rocksdb_datadir",
     "rocksdb_wal_dir",
+    "tokudb_data_dir",
+    "tokudb_log_dir",
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -14,6 +14,7 @@ use super::keep::Filter;
 use super::process::{self, ServerProcess};
 use super::roots::{self, Roots};
 use super::server::Server;
+use super::sight::Sight;
 use super::{BackupError, preflight};
 use crate::args;
 use crate::args::low::Binlogs;
@@ -46,7 +47,7 @@ pub fn survey(
     let library_version = preflight::check_library(&runtime_dir, &process)?;
     let mut files = server.dialect.tablespace_files(server.client.as_mut())?;
     files.extend(server.dialect.key_files(server.client.as_mut())?);
-    let roots = roots::find(&server.variables, &files)?;
+    let roots = roots::find(&server.variables, &files, &Sight::of(process.pid))?;
     preflight::check_target(&args.target, &roots)?;
     let filter = roots.filter(&server.variables, &args.exclude)?;
     preflight::check_source(&roots, &filter)?;

@@ -13,11 +13,13 @@ use hotmirror::capture_log::link;
 use crate::args::Connection;
 use crate::args::low::DoctorArgs;
 use crate::backup::process::ServerProcess;
+use crate::backup::server::applier_privilege;
+use crate::backup::sight::Sight;
 use crate::backup::{preflight, process as server_process, roots};
-use crate::client::{MysqlClient, ServerClient};
+use crate::client::{ClientError, MysqlClient, ServerClient};
 use crate::exit::Failure;
 use crate::server::grants::Grants;
-use crate::server::{self, Dialect, Variables, Version};
+use crate::server::{self, Dialect, LockChoice, Privilege, ServerError, Variables, Version};
 
 const ANSWER_BOUND: Duration = Duration::from_secs(60);
 
@@ -68,8 +70,10 @@ pub fn run(args: &DoctorArgs, connection: &Connection) -> Result<(), Failure> {
     match server::dialect(&version) {
         Ok(dialect) => {
             findings.extend(privileges(&mut client, dialect.as_ref(), &variables));
-            // Without the privilege for it the list is empty, and the finding above says so.
-            tablespaces = dialect.tablespace_files(&mut client).unwrap_or_default();
+            match dialect.tablespace_files(&mut client) {
+                Ok(files) => tablespaces = files,
+                Err(error) => findings.extend(no_tablespaces(error)),
+            }
         }
         Err(error) => findings.push(Finding::bad(
             error.to_string(),
@@ -103,7 +107,7 @@ fn privileges(
     dialect: &dyn Dialect,
     variables: &Variables,
 ) -> Vec<Finding> {
-    let needed = dialect.privileges(variables);
+    let mut needed = dialect.privileges(variables);
     let grants = match Grants::read(client) {
         Ok(grants) => grants,
         Err(error) => {
@@ -113,6 +117,18 @@ fn privileges(
             )];
         }
     };
+    // Whether more is needed is asked by statements that need these.
+    if grants.missing(&needed).is_empty() {
+        match for_appliers(client, dialect, variables) {
+            Ok(more) => needed.extend(more),
+            Err(error) => {
+                return vec![Finding::bad(
+                    error.to_string(),
+                    "Let the user run what is named, or look into the server's error log",
+                )];
+            }
+        }
+    }
     let missing = grants.missing(&needed);
     if missing.is_empty() {
         return vec![Finding::good(format!(
@@ -120,7 +136,7 @@ fn privileges(
             grants.user
         ))];
     }
-    let finding = |privilege: &&server::Privilege| {
+    let finding = |privilege: &&Privilege| {
         Finding::bad(
             format!(
                 "User {} lacks {} ({})",
@@ -134,6 +150,29 @@ fn privileges(
         )
     };
     missing.iter().map(finding).collect()
+}
+
+/// Of a backup with no options.
+fn for_appliers(
+    client: &mut dyn ServerClient,
+    dialect: &dyn Dialect,
+    variables: &Variables,
+) -> Result<Option<Privilege>, ServerError> {
+    let plan = dialect.lock_plan(LockChoice::Auto, client, variables)?;
+    let needed = applier_privilege(dialect, client, variables, &plan, false)?;
+    Ok(needed)
+}
+
+/// A backup asks the same, and fails.
+fn no_tablespaces(error: ClientError) -> Option<Finding> {
+    match error {
+        // Told as a missing privilege already.
+        ClientError::Privilege { .. } => None,
+        error => Some(Finding::bad(
+            error.to_string(),
+            "Without it tablespaces outside the data directory are not found; look into the server's error log",
+        )),
+    }
 }
 
 /// `user@host` with both parts quoted.
@@ -167,7 +206,7 @@ fn about_process(
     let runtime_dir = link::runtime_dir();
     let mut findings = process::library(&runtime_dir, process);
     findings.push(space::shared_memory(&runtime_dir));
-    let ground = roots::find(variables, tablespaces)
+    let ground = roots::find(variables, tablespaces, &Sight::of(process.pid))
         .and_then(|roots| Ok((roots.filter(variables, &[])?, roots)));
     match ground {
         Ok((filter, roots)) => {
@@ -189,11 +228,68 @@ fn about_process(
             }
         }
         Err(error) => {
+            let error = Failure::from(error);
+            let remedy = error.hint();
             findings.push(Finding::bad(
                 error.to_string(),
-                "Run as root or as the server's system user",
+                remedy.unwrap_or("Run as root or as the server's system user".into()),
             ));
         }
     }
     findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::scripted::ScriptedClient;
+    use crate::server::Flavor;
+    use crate::server::mariadb::{CHANNELS, MariaDb};
+
+    fn mariadb() -> MariaDb {
+        MariaDb::new(Version {
+            flavor: Flavor::MariaDb,
+            numbers: (10, 11, 1),
+            text: String::new(),
+            comment: String::new(),
+        })
+    }
+
+    #[test]
+    fn a_replica_whose_applier_runs_needs_the_privilege_to_stop_it() {
+        let grants: &[&str] =
+            &["GRANT RELOAD, PROCESS, BINLOG MONITOR, SLAVE MONITOR ON *.* TO `b`@`localhost`"];
+        let channel: &[&str] = &["", "Yes"];
+        let mut client = ScriptedClient::new()
+            .rows("SELECT CURRENT_USER()", &["u"], &[&["b@localhost"]])
+            .rows("SHOW GRANTS", &["Grants for b@localhost"], &[grants])
+            .rows(
+                CHANNELS,
+                &["Connection_name", "Slave_SQL_Running"],
+                &[channel],
+            );
+        let findings = privileges(&mut client, &mariadb(), &Variables::default());
+        client.finish();
+        let [Finding::Bad(text, remedy)] = findings.as_slice() else {
+            panic!("{findings:?}");
+        };
+        assert!(text.contains("lacks REPLICATION SLAVE ADMIN"), "{text}");
+        assert_eq!(
+            remedy,
+            "GRANT REPLICATION SLAVE ADMIN ON *.* TO 'b'@'localhost'"
+        );
+    }
+
+    #[test]
+    fn tablespaces_that_cannot_be_asked_for_are_a_finding() {
+        let error = |code| {
+            let message = "Unknown column 'FILENAME' in 'field list'";
+            ClientError::from_server("SELECT FILENAME", code, message.into())
+        };
+        assert!(matches!(
+            no_tablespaces(error(1054)),
+            Some(Finding::Bad(..))
+        ));
+        assert_eq!(no_tablespaces(error(1227)), None);
+    }
 }

@@ -7,13 +7,12 @@ use std::path::Path;
 use hotmirror::capture_log::layout::PROTOCOL_VERSION;
 use hotmirror::capture_log::{Control, Link, LinkError, link};
 
-use super::Finding;
+use super::{Finding, systemd};
 use crate::backup::process::ServerProcess;
 use crate::backup::roots::Roots;
 use crate::server::Variables;
 
 const LIBRARY_NAME: &str = "libhotmirror";
-const LOAD: &str = "Set LD_PRELOAD=/usr/lib/libhotmirror.so for the server and restart it; `hotmirror doctor --print-systemd` prints a drop-in";
 
 /// One line of /proc/<pid>/maps.
 struct Mapping<'m> {
@@ -96,7 +95,10 @@ fn no_link(
                 .display(),
             runtime_dir.display()
         ),
-        LinkError::NotLoaded { .. } | LinkError::Stale { .. } => LOAD.into(),
+        LinkError::NotLoaded { .. } | LinkError::Stale { .. } => format!(
+            "Set LD_PRELOAD={} for the server and restart it; `hotmirror doctor --print-systemd` prints a drop-in",
+            systemd::library().display()
+        ),
         _ => "Run as root or as the server's system user".into(),
     };
     Finding::bad(error.to_string(), remedy)

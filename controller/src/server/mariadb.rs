@@ -6,6 +6,7 @@
 //! copy that is made through the same page cache. For RocksDB it does nothing at all: if that engine does not sync at each commit, its tables in memory are
 //! written out, once before the lock so that little is left for the time under it.
 
+use super::mysql5::DATAFILES;
 use super::position::{self, Channel, Coordinates};
 use super::{
     Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege, ServerError, Variables,
@@ -28,6 +29,7 @@ const BACKUP_STAGE: LockPlan = LockPlan {
     release: &["BACKUP STAGE END"],
     position: PositionFrom::Lock,
     holds_positions: false,
+    holds_tables: true,
 };
 
 const FTWRL: LockPlan = LockPlan {
@@ -39,6 +41,7 @@ const FTWRL: LockPlan = LockPlan {
     release: &["UNLOCK TABLES"],
     position: PositionFrom::Lock,
     holds_positions: false,
+    holds_tables: true,
 };
 
 const NO_LOCK: LockPlan = LockPlan {
@@ -50,6 +53,7 @@ const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Nowhere,
     holds_positions: false,
+    holds_tables: false,
 };
 
 pub const COORDINATES: &str = "SHOW MASTER STATUS";
@@ -219,7 +223,12 @@ impl Dialect for MariaDb {
     }
 
     fn tablespace_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
-        read::first_column(client, TABLESPACES)
+        // 10.6 moved the paths from one table to the other.
+        let statement = match self.version.at_least(10, 6) {
+            true => TABLESPACES,
+            false => DATAFILES,
+        };
+        read::first_column(client, statement)
     }
 
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
@@ -340,6 +349,17 @@ mod tests {
         assert_eq!(channels[0].source_log_file, "bin.000007");
         assert_eq!(channels[0].exec_source_log_pos, 573);
         assert!(channels[0].auto_position && channels[0].applier_running);
+    }
+
+    #[test]
+    fn tablespaces_are_asked_for_where_the_version_has_their_paths() {
+        let columns = &["path"];
+        for (minor, statement) in [(5, DATAFILES), (6, TABLESPACES)] {
+            let mut client = ScriptedClient::new().rows(statement, columns, &[&["./db/t.ibd"]]);
+            let files = mariadb(minor).tablespace_files(&mut client).unwrap();
+            client.finish();
+            assert_eq!(files, ["./db/t.ibd"]);
+        }
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub enum LockChoice {
     /// What suits the server
     #[default]
     Auto,
-    /// LOCK BINLOG FOR BACKUP (Percona Server 5.6 and 5.7)
+    /// LOCK BINLOG FOR BACKUP alone, if all tables have transactions (Percona Server 5.6 and 5.7)
     Binlog,
     /// BACKUP STAGE (MariaDB)
     BackupStage,
@@ -91,6 +91,8 @@ pub struct LockPlan {
     /// The block of commits holds the positions of a replica's applier, too. Any other lock may find one that has written its position and waits to commit, or the
     /// other way round.
     pub holds_positions: bool,
+    /// Writes to tables without transactions are held, too.
+    pub holds_tables: bool,
 }
 
 impl LockPlan {

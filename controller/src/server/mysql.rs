@@ -24,6 +24,7 @@ const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Binlog,
     holds_positions: false,
+    holds_tables: false,
 };
 
 pub const FTWRL: LockPlan = LockPlan {
@@ -31,6 +32,7 @@ pub const FTWRL: LockPlan = LockPlan {
     block_commit: &["FLUSH TABLES WITH READ LOCK"],
     release: &["UNLOCK TABLES"],
     position: PositionFrom::Lock,
+    holds_tables: true,
     ..NO_LOCK
 };
 

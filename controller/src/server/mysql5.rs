@@ -21,9 +21,12 @@ pub const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Nowhere,
     holds_positions: false,
+    holds_tables: false,
 };
 
-const TABLESPACES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES";
+/// But for the files of temporary tables, which 5.6 lists too: `#sql` and three numbers, where others have a dash behind it.
+pub const DATAFILES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES \
+    WHERE PATH NOT REGEXP '/#sql[0-9a-f]+_[0-9a-f]+_[0-9a-f]+[.]ibd$'";
 const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
     WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'STORAGE ENGINE'";
 
@@ -117,7 +120,7 @@ impl Dialect for MySql5 {
     }
 
     fn tablespace_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
-        read::first_column(client, TABLESPACES)
+        read::first_column(client, DATAFILES)
     }
 
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {

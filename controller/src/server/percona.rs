@@ -1,7 +1,8 @@
 //! Percona Server 5.6 and 5.7: LOCK BINLOG FOR BACKUP holds the binlog's end still, and with it every commit.
 //!
-//! What makes it right: LOCK TABLES FOR BACKUP comes first and only where tables without transactions exist, whose writes the binlog lock does not hold in time. Positions are read
-//! under the binlog lock, and it goes before the table lock, the later of the two first. Everything else is MySQL 5's.
+//! What makes it right: LOCK TABLES FOR BACKUP comes first. It holds what the binlog lock does not hold in time, since its work in the files comes before the binlog: DDL, which
+//! is not atomic in these versions, and writes to tables without transactions. Writes to InnoDB's tables go on under it. Positions are read under the binlog lock, and it goes
+//! before the table lock, the later of the two first. Everything else is MySQL 5's.
 
 use super::mysql::{FLUSH_LOGS, FTWRL};
 use super::mysql5::{MySql5, NO_LOCK};
@@ -20,12 +21,14 @@ const BINLOG: LockPlan = LockPlan {
     release: &["UNLOCK BINLOG"],
     position: PositionFrom::Lock,
     holds_positions: true,
+    holds_tables: false,
 };
 
 const TABLES_AND_BINLOG: LockPlan = LockPlan {
     name: "tables-and-binlog",
     block_ddl: &["LOCK TABLES FOR BACKUP"],
     release: &["UNLOCK BINLOG", "UNLOCK TABLES"],
+    holds_tables: true,
     ..BINLOG
 };
 
@@ -55,13 +58,12 @@ impl Dialect for Percona {
         // Early 5.6 releases had no backup locks.
         let has_lock = variables.is_on("have_backup_locks");
         match choice {
-            LockChoice::Auto if !has_lock => Ok(FTWRL),
-            LockChoice::Auto | LockChoice::Binlog if has_lock => {
-                match transactional::first_other(client)? {
-                    Some(_) => Ok(TABLES_AND_BINLOG),
-                    None => Ok(BINLOG),
-                }
-            }
+            LockChoice::Auto if has_lock => Ok(TABLES_AND_BINLOG),
+            LockChoice::Auto => Ok(FTWRL),
+            LockChoice::Binlog if has_lock => match transactional::first_other(client)? {
+                Some(_) => Ok(TABLES_AND_BINLOG),
+                None => Ok(BINLOG),
+            },
             LockChoice::Ftwrl => Ok(FTWRL),
             LockChoice::None => Ok(NO_LOCK),
             _ => Err(ServerError::NoSuchLock {

@@ -25,7 +25,7 @@ fn percona() -> Percona {
     Percona::new(version(Flavor::Percona, 5, 7, 22))
 }
 
-/// The plan on a server with a table of this name that has no transactions.
+/// `--lock=binlog` on a server with a table of this name that has no transactions.
 fn plan(table: Option<&str>) -> LockPlan {
     let script = match table {
         Some(table) => Script::default().rows(transactional::STATEMENT, &["name"], &[&[table]]),
@@ -34,7 +34,7 @@ fn plan(table: Option<&str>) -> LockPlan {
     let server = WireServer::start(script);
     let variables = Variables::from([("have_backup_locks", "YES")]);
     let mut client = client(&server, Duration::from_secs(10));
-    let plan = percona().lock_plan(LockChoice::Auto, &mut client, &variables);
+    let plan = percona().lock_plan(LockChoice::Binlog, &mut client, &variables);
     server.finish();
     plan.unwrap()
 }
@@ -123,7 +123,15 @@ impl Readable for Script {
 }
 
 #[test]
-fn only_the_binlog_is_locked_if_every_table_has_transactions() {
+fn tables_are_locked_too_unless_only_the_binlog_is_asked_for() {
+    let mut client = crate::client::scripted::ScriptedClient::new();
+    let variables = Variables::from([("have_backup_locks", "YES")]);
+    let plan = percona().lock_plan(LockChoice::Auto, &mut client, &variables);
+    assert_eq!(plan.unwrap(), TABLES_AND_BINLOG);
+}
+
+#[test]
+fn only_the_binlog_is_locked_if_asked_for_and_every_table_has_transactions() {
     let script = Script::default()
         .done(BINLOG_LOCK)
         .readings()
@@ -234,7 +242,7 @@ fn a_server_without_backup_locks_is_held_by_a_read_lock() {
     assert!(plan(LockChoice::Binlog).is_err());
 }
 
-fn args(socket: &std::path::Path) -> args::Backup {
+fn args(socket: &std::path::Path, lock: &str) -> args::Backup {
     let socket = format!("--socket={}", socket.display());
     let words = [
         "hotmirror",
@@ -242,6 +250,7 @@ fn args(socket: &std::path::Path) -> args::Backup {
         "--user=backup",
         "--target-dir=/b",
         &socket,
+        lock,
     ];
     match Cli::parse_from(words).command {
         Command::Backup(args) => args::backup(*args, &Options::from_text("")).unwrap(),
@@ -249,24 +258,42 @@ fn args(socket: &std::path::Path) -> args::Backup {
     }
 }
 
+const COMMENT: &str = "Percona Server (GPL), Release 22, Revision f62d93c";
+const GRANTS: &str =
+    "GRANT SELECT, RELOAD, PROCESS, REPLICATION CLIENT ON *.* TO 'backup'@'localhost'";
+const VARIABLES: &[&[&str]] = &[
+    &["have_backup_locks", "YES"],
+    &["innodb_flush_log_at_trx_commit", "0"],
+    &["log_bin", "ON"],
+];
+
+trait Connects {
+    fn variables(self) -> Self;
+    fn set_up(self) -> Self;
+}
+
+impl Connects for Script {
+    fn variables(self) -> Script {
+        let columns = ["Variable_name", "Value"];
+        self.rows("SHOW GLOBAL VARIABLES", &columns, VARIABLES)
+    }
+
+    fn set_up(self) -> Script {
+        self.done("SET SESSION wait_timeout = 31536000, net_write_timeout = 3600")
+            .done("SET SESSION lock_wait_timeout = 60")
+            .done("SET SESSION autocommit = 1")
+    }
+}
+
 /// What is said before the backup begins.
 fn greeting(comment: &str, grants: &str) -> Script {
-    let variables: &[&[&str]] = &[
-        &["have_backup_locks", "YES"],
-        &["innodb_flush_log_at_trx_commit", "0"],
-        &["log_bin", "ON"],
-    ];
     Script::default()
         .rows(
             "SELECT @@version AS version, @@version_comment AS comment",
             &["version", "comment"],
             &[&["5.7.22-22-log", comment]],
         )
-        .rows(
-            "SHOW GLOBAL VARIABLES",
-            &["Variable_name", "Value"],
-            variables,
-        )
+        .variables()
         .rows(
             "SELECT CURRENT_USER()",
             &["CURRENT_USER()"],
@@ -281,19 +308,35 @@ fn greeting(comment: &str, grants: &str) -> Script {
 
 #[test]
 fn percona_server_is_known_by_its_comment() {
-    let grants = "GRANT SELECT, RELOAD, PROCESS, REPLICATION CLIENT ON *.* TO 'backup'@'localhost'";
-    let script = greeting("Percona Server (GPL), Release 22, Revision f62d93c", grants)
-        .done(transactional::STATEMENT)
-        .done("SET SESSION wait_timeout = 31536000, net_write_timeout = 3600")
-        .done("SET SESSION lock_wait_timeout = 60")
-        .done("SET SESSION autocommit = 1");
-    let wire = WireServer::start(script);
-    let server = Server::connect(&args(&wire.socket())).unwrap();
+    let wire = WireServer::start(greeting(COMMENT, GRANTS).set_up());
+    let server = Server::connect(&args(&wire.socket(), "--lock=auto")).unwrap();
     wire.finish();
     assert_eq!(server.version.to_string(), "Percona Server 5.7.22");
-    assert_eq!(server.plan, BINLOG);
+    assert_eq!(server.plan, TABLES_AND_BINLOG);
     // The lock holds commits, and the log is forced out under it: nothing needs to be raised.
     assert_eq!(server.dialect.flush_change(&server.variables), None);
+}
+
+#[test]
+fn a_table_without_transactions_that_came_before_the_lock_takes_another_cut() {
+    let table: &[&str] = &["shop.cart"];
+    let script = greeting(COMMENT, GRANTS)
+        .done(transactional::STATEMENT)
+        .set_up()
+        .variables()
+        .done(transactional::STATEMENT)
+        .variables()
+        .rows(transactional::STATEMENT, &["name"], &[table]);
+    let wire = WireServer::start(script);
+    let args = args(&wire.socket(), "--lock=binlog");
+    let mut server = Server::connect(&args).unwrap();
+    assert_eq!(server.plan, BINLOG);
+    assert!(!server.held_too_little(&args).unwrap());
+    assert!(server.held_too_little(&args).unwrap());
+    // What holds everything is not asked about again.
+    assert_eq!(server.plan, TABLES_AND_BINLOG);
+    assert!(!server.held_too_little(&args).unwrap());
+    wire.finish();
 }
 
 #[test]
@@ -303,11 +346,9 @@ fn the_same_numbers_without_the_comment_are_mysql() {
         "GRANT ALL PRIVILEGES ON *.* TO 'backup'@'localhost'",
     )
     .rows("SHOW SLAVE STATUS", &["Channel_Name"], &[])
-    .done("SET SESSION wait_timeout = 31536000, net_write_timeout = 3600")
-    .done("SET SESSION lock_wait_timeout = 60")
-    .done("SET SESSION autocommit = 1");
+    .set_up();
     let wire = WireServer::start(script);
-    let server = Server::connect(&args(&wire.socket())).unwrap();
+    let server = Server::connect(&args(&wire.socket(), "--lock=auto")).unwrap();
     wire.finish();
     assert_eq!(server.plan, FTWRL);
 }
@@ -315,8 +356,10 @@ fn the_same_numbers_without_the_comment_are_mysql() {
 #[test]
 fn privileges_are_asked_for_before_anything_is_done() {
     let grants = "GRANT SELECT, PROCESS ON *.* TO 'backup'@'localhost'";
-    let wire = WireServer::start(greeting("Percona Server (GPL), Release 22", grants));
-    let error = Server::connect(&args(&wire.socket())).err().unwrap();
+    let wire = WireServer::start(greeting(COMMENT, grants));
+    let error = Server::connect(&args(&wire.socket(), "--lock=auto"))
+        .err()
+        .unwrap();
     wire.finish();
     assert_eq!(
         error.to_string(),

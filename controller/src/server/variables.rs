@@ -40,6 +40,14 @@ impl Variables {
         Some(clean(&self.datadir().join(value)))
     }
 
+    /// The same for a setting that may list several, with colons between them.
+    pub fn paths(&self, name: &str) -> impl Iterator<Item = PathBuf> {
+        let list = self.get(name).unwrap_or_default().split(':');
+        let datadir = self.datadir();
+        list.filter(|value| !value.is_empty())
+            .map(move |value| clean(&datadir.join(value)))
+    }
+
     pub fn server_id(&self) -> u32 {
         self.get("server_id")
             .and_then(|id| id.parse().ok())
@@ -84,5 +92,13 @@ mod tests {
             Some("/var/log/mysql/bin".into())
         );
         assert_eq!(variables.path("innodb_data_home_dir"), None);
+    }
+
+    #[test]
+    fn a_list_of_paths_has_colons() {
+        let variables = Variables::from([("datadir", "/d"), ("tmpdir", "/tmp:tmp/:")]);
+        let paths: Vec<PathBuf> = variables.paths("tmpdir").collect();
+        assert_eq!(paths, [Path::new("/tmp"), Path::new("/d/tmp")]);
+        assert_eq!(variables.paths("innodb_tmpdir").count(), 0);
     }
 }
