@@ -45,8 +45,7 @@ pub fn survey(
     let process = process::find(&args.connection.endpoint, &server.variables)?;
     let runtime_dir = link::runtime_dir();
     let library_version = preflight::check_library(&runtime_dir, &process)?;
-    let mut files = server.dialect.tablespace_files(server.client.as_mut())?;
-    files.extend(server.dialect.key_files(server.client.as_mut())?);
+    let files = server.dialect.data_files(server.client.as_mut())?;
     let roots = roots::find(&server.variables, &files, &Sight::of(process.pid))?;
     preflight::check_target(&args.target, &roots)?;
     let filter = roots.filter(&server.variables, &args.exclude)?;

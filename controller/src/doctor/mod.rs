@@ -70,7 +70,7 @@ pub fn run(args: &DoctorArgs, connection: &Connection) -> Result<(), Failure> {
     match server::dialect(&version) {
         Ok(dialect) => {
             findings.extend(privileges(&mut client, dialect.as_ref(), &variables));
-            match dialect.tablespace_files(&mut client) {
+            match dialect.data_files(&mut client) {
                 Ok(files) => tablespaces = files,
                 Err(error) => findings.extend(no_tablespaces(error)),
             }

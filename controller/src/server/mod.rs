@@ -172,6 +172,13 @@ pub trait Dialect {
         Ok(Vec::new())
     }
 
+    /// Both: files of the server's data that may lie anywhere.
+    fn data_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
+        let mut files = self.tablespace_files(client)?;
+        files.extend(self.key_files(client)?);
+        Ok(files)
+    }
+
     /// Libraries of engines and key stores, which a copy needs to start.
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError>;
 }
