@@ -142,6 +142,11 @@ impl Core {
         }
     }
 
+    /// What a last copy may have: while it is made, the log takes the bytes of all that is written.
+    pub fn enough_bytes(&self) -> u64 {
+        self.segment.capacity() / 2
+    }
+
     /// Removes the copies of files that are gone.
     pub fn remove_dropped(&self) {
         while let Some(slot) = self.next_dropped() {

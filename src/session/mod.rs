@@ -396,7 +396,7 @@ impl Session {
     fn passes(&mut self) -> Result<(), SessionError> {
         let core = self.core.clone();
         let dirty_bytes = || core.state.lock().catalog.dirty_bytes();
-        let enough_bytes = core.segment.capacity() / 2;
+        let enough_bytes = core.enough_bytes();
         self.settle_names()?;
         let mut convergence =
             Convergence::new(enough_bytes, core.options.max_passes, dirty_bytes());

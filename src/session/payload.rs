@@ -21,6 +21,7 @@ impl Session {
     /// Enters the payload phase. From then on the stage is kept current from the log alone.
     pub fn go_live(&mut self) -> Result<(), SessionError> {
         for _ in 0..RETURN_COUNT_MAX {
+            self.make_room_for_last_copy()?;
             self.core.phase(Phase::Payload);
             let why = match self.try_live()? {
                 None => {
@@ -41,6 +42,16 @@ impl Session {
             returns: RETURN_COUNT_MAX,
             why,
         })
+    }
+
+    /// Passes, if more is dirty than a last copy may have: the caller may have waited for minutes since the last one, and while the last copy is made the log fills with bytes.
+    fn make_room_for_last_copy(&mut self) -> Result<(), SessionError> {
+        self.core.drain()?;
+        let dirty_bytes = self.core.state.lock().catalog.dirty_bytes();
+        match dirty_bytes > self.core.enough_bytes() {
+            true => self.converge(),
+            false => Ok(()),
+        }
     }
 
     /// Gives the reason if only the source could settle something.
