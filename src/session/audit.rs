@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::core::{Core, Reading};
+use super::core::Core;
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{FileId, Record};
@@ -70,13 +70,12 @@ fn scope_and_mark(core: &Core) -> (Scope, Mark) {
 
 /// Names or files that changed between the first audit and now, and that neither a record before the cut nor one behind it explains.
 ///
-/// The reader stands at the cut. What it takes from here on is set aside, for the case that the session goes on.
+/// The reader has taken the Cut, and sets aside all that stands behind it: for this, and for the case that the session goes on.
 pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
     let (scope, since) = scope_and_mark(core);
     let entries = source::scan(&scope)?;
     // Whatever the scan saw was done by a call that has appended by then, or by an asynchronous write that is noted by then.
     core.link.grace(true, core.options.grace_bound)?;
-    core.state.lock().reading = Reading::Beyond;
     core.drain()?;
     let mut state = core.state.lock();
     let beyond = Beyond::of(&state.beyond);

@@ -34,9 +34,7 @@ pub(super) enum Reading {
     NoteUntil(u64),
     /// Apply to the stage, until the Cut of this id is taken.
     Apply { cut: u64 },
-    /// The cut is reached: nothing behind it is taken.
-    AtCut,
-    /// What stands behind the cut is set aside: the audit looks at it.
+    /// The Cut was taken. What stands behind it is set aside without its bytes: the audit looks at it, and the log, which takes them from a server that goes on, does not fill.
     Beyond,
 }
 

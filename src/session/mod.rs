@@ -383,7 +383,7 @@ impl Session {
     /// Copies what changed, again and again, until little is left.
     pub fn converge(&mut self) -> Result<(), SessionError> {
         let reading = self.core.state.lock().reading;
-        if matches!(reading, Reading::AtCut | Reading::Beyond) {
+        if reading == Reading::Beyond {
             // The caller wants another cut than the one that is settled.
             self.leave_payload()?;
         }
@@ -469,7 +469,7 @@ impl Session {
             return Err(SessionError::Failed);
         }
         self.core
-            .wait(|state| state.reading == Reading::AtCut)
+            .wait(|state| state.reading == Reading::Beyond)
             .map(drop)?;
         let why = match self.unsettled() {
             None => self.unexplained_after_cut()?,

@@ -96,7 +96,7 @@ impl Reader<'_> {
             }
         }
         self.core.changed.notify_all();
-        if count < BATCH_LEN && state.reading != Reading::AtCut {
+        if count < BATCH_LEN {
             self.check_health(&state)?;
         }
         Ok(count)
@@ -106,7 +106,6 @@ impl Reader<'_> {
         match state.reading {
             Reading::Note | Reading::Apply { .. } | Reading::Beyond => true,
             Reading::NoteUntil(position) => self.log.head() < position,
-            Reading::AtCut => false,
         }
     }
 
@@ -120,7 +119,7 @@ impl Reader<'_> {
             Record::decode(header, &self.body).ok_or(SessionError::Damaged { position })?;
         if let (Record::Cut { id }, Reading::Apply { cut }) = (&record, state.reading) {
             if *id == cut {
-                state.reading = Reading::AtCut;
+                state.reading = Reading::Beyond;
             }
             return Ok(());
         }

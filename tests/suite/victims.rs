@@ -257,6 +257,24 @@ fn what_changes_while_the_caller_waits_to_go_live_is_copied_before() {
     victim.end();
 }
 
+/// The victim writes three times what the log holds between the cut and the look whether it holds.
+#[test]
+fn what_is_written_behind_the_cut_does_not_fill_the_log() {
+    let mut victim = Victim::start("write", "large", 7);
+    let target = tempfile::tempdir().expect("A directory");
+    let mut options = victim.session_options(&target.path().join("backup"));
+    options.log_size = 32 << 20;
+    let mut session = Session::attach(options).expect("A session");
+    session.base_copy().expect("A copy");
+    session.converge().expect("Passes");
+    session.go_live().expect("Payload");
+    let cut = session.cut().expect("A cut");
+    (0..2).for_each(|_| victim.wait_for_work());
+    assert!(session.settle_cut(&cut).expect("A cut"));
+    session.finish().expect("A stage");
+    victim.end();
+}
+
 #[test]
 fn names_that_move_between_roots_are_mirrored() {
     for action in [
