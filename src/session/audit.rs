@@ -11,7 +11,7 @@ use super::core::Core;
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{FileId, Record};
-use crate::catalog::{self, Catalog, FileState, Mark, Node, Seen};
+use crate::catalog::{self, Catalog, FileState, Mark, Node};
 use crate::source::{self, Entry, Found, Scope};
 
 /// Looks at a suspect that often before giving up on finding a moment without recorded changes of names.
@@ -107,8 +107,7 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
     for entry in unchanged {
         if let Some(file) = state.catalog.file_mut(entry.file) {
             file.attributes = entry.attributes;
-            let traits = entry.traits;
-            file.seen = Some(Seen { traits, since });
+            file.see(entry.traits, since);
         }
     }
     Ok(unexplained)
@@ -244,8 +243,7 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathB
         if let Some(file) = catalog.file_mut(entry.file) {
             file.attributes = entry.attributes;
             if file.explains(&entry.traits) {
-                let traits = entry.traits;
-                file.seen = Some(Seen { traits, since });
+                file.see(entry.traits, since);
             }
         }
     }

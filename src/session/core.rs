@@ -10,14 +10,14 @@ use super::SessionOptions;
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{Attributes, Control, FileId, Link, Segment};
-use crate::catalog::{Catalog, Seen, Work};
+use crate::catalog::{Catalog, Work};
 use crate::copy::Disks;
 use crate::digest::Digests;
 use crate::extents::Extents;
 use crate::live::Mirror;
 use crate::monitor::{Event, Phase, Progress};
 use crate::pass::Ledger;
-use crate::source::Traits;
+use crate::source::{self, Traits};
 use crate::target::Stage;
 
 /// What is removed while the log is read takes a few milliseconds.
@@ -140,12 +140,28 @@ impl Core {
         }
     }
 
+    /// Bytes that are dirty, by the sizes that files have by now: one that was never looked at, since it came from outside or is new, may be of any. The looks are taken
+    /// without the lock of the state, since the source may be slow.
+    pub fn dirty_bytes(&self) -> u64 {
+        let files = self.state.lock().catalog.dirty_beyond_size();
+        let sizes = files.into_iter().filter_map(|(path, file)| {
+            let size = source::size_of(&path, file)?;
+            Some((file, size))
+        });
+        let sizes: Vec<_> = sizes.collect();
+        let catalog = &mut self.state.lock().catalog;
+        for (file, size) in sizes {
+            catalog.note_size(file, size);
+        }
+        catalog.dirty_bytes()
+    }
+
     /// What a last copy may have: while it is made, the log takes the bytes of all that is written.
     pub fn enough_bytes(&self) -> u64 {
         self.segment.capacity() / 2
     }
 
-    /// Removes the copies of files that are gone.
+    /// Removes the copies of files that are gone, however long that takes: not while records carry bytes.
     pub fn remove_dropped(&self) {
         while let Some(slot) = self.next_dropped() {
             self.stage.remove_slot(slot);
@@ -210,8 +226,7 @@ impl Ledger for Core {
             .filter(|file| file.slot == work.slot);
         if let Some(file) = known {
             file.copied = true;
-            let since = work.since;
-            file.seen = Some(Seen { traits, since });
+            file.see(traits, work.since);
             // Of a file that came in under a new name nothing else tells them.
             file.attributes = attributes;
         }

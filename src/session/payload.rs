@@ -47,8 +47,7 @@ impl Session {
     /// Passes, if more is dirty than a last copy may have: the caller may have waited for minutes since the last one, and while the last copy is made the log fills with bytes.
     fn make_room_for_last_copy(&mut self) -> Result<(), SessionError> {
         self.core.drain()?;
-        let dirty_bytes = self.core.state.lock().catalog.dirty_bytes();
-        match dirty_bytes > self.core.enough_bytes() {
+        match self.core.dirty_bytes() > self.core.enough_bytes() {
             true => self.converge(),
             false => Ok(()),
         }
@@ -141,13 +140,24 @@ impl Session {
 
     /// Has the reader wait where it is, if there is something dirty and a pass behind it may settle that.
     fn hold_for_pass(&self) -> bool {
+        let cut = self.next_cut();
+        if !self.hold_if_dirty() {
+            return false;
+        }
+        // Of what is dirty where the reader waits; and while it does, the log fills with bytes.
+        let is_little = self.core.dirty_bytes() <= SMALL_PASS_BYTES;
+        if !is_little {
+            self.core.state.lock().reading = Reading::Apply { cut };
+        }
+        is_little
+    }
+
+    fn hold_if_dirty(&self) -> bool {
         let mut state = self.core.state.lock();
-        // While the reader waits, the log fills with bytes.
-        let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
         let is_clean = state.catalog.first_dirty().is_none();
         // What is mapped goes on changing without a record, so a copy of it settles nothing.
         let is_mapped = state.catalog.mapped().is_some();
-        if is_clean || is_mapped || much || state.catalog.needs_scan().is_some() {
+        if is_clean || is_mapped || state.catalog.needs_scan().is_some() {
             return false;
         }
         state.reading = Reading::NoteUntil(state.position);

@@ -35,7 +35,7 @@ pub(super) fn run(core: &Core, start_time: u64) {
     while !core.stopped.load(Ordering::Acquire) {
         match reader.batch() {
             Ok(0) => {
-                // While records are applied no pass comes that would do it, maybe for hours.
+                // While records are applied no pass comes that would do it, maybe for hours; and the last copies, during which the log fills, don't do it.
                 if matches!(core.state.lock().reading, Reading::Apply { .. }) {
                     core.remove_some_dropped();
                 }
