@@ -40,6 +40,7 @@ scenarios! {
     a_destination_with_content_is_einval_and_kept = "results" "not_empty";
     a_missing_source_is_enoent = "results" "no_source";
     a_destination_inside_the_source_is_refused = "results" "inside_the_source";
+    a_source_inside_a_source_is_einval = "results" "source_inside_a_source", compare;
     a_poll_that_says_stop_is_the_result_and_leaves_nothing = "results" "stopped", compare;
     a_second_call_at_the_same_time_is_ebusy = "results" "busy", compare;
     what_opendir_readdir_and_closedir_report_is_reported = "listing" "failing", compare;
