@@ -52,7 +52,6 @@ pub(super) struct State {
     /// What the control word must be; anything else means that capture was switched off.
     pub control: Control,
     pub failure: Option<SessionError>,
-    pub failed: bool,
     pub log_used_max_bytes: u64,
 }
 
@@ -79,14 +78,24 @@ pub(super) struct Core {
     pub changed: Condvar,
     pub counters: Counters,
     pub cancelled: Arc<AtomicBool>,
+    /// Set with [`State::failure`], and stays when that is taken.
+    pub failed: AtomicBool,
     /// Ends the reader.
     pub stopped: AtomicBool,
 }
 
 impl Core {
-    /// True when all work is in vain.
+    /// True when all work is in vain. Takes no lock: the throttle asks with its own one held, and the reader, with that of the state held, calls an exclude function that may set the throttle.
     pub fn over(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.state.lock().failed
+        self.cancelled.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Ends the session. The lock of the state orders both for those who wait under it.
+    pub fn fail(&self, failure: SessionError) {
+        let mut state = self.state.lock();
+        state.failure.get_or_insert(failure);
+        self.failed.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     pub fn check(&self) -> Result<(), SessionError> {
@@ -97,7 +106,7 @@ impl Core {
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
-        if state.failed {
+        if self.failed.load(Ordering::Relaxed) {
             return Err(SessionError::Failed);
         }
         if self.cancelled.load(Ordering::Relaxed) {

@@ -200,7 +200,6 @@ impl Session {
             beyond: Vec::new(),
             control: Control::IDLE,
             failure: None,
-            failed: false,
             log_used_max_bytes: 0,
         };
         let core = Arc::new(Core {
@@ -215,6 +214,7 @@ impl Session {
             changed: Condvar::new(),
             counters,
             cancelled: Arc::default(),
+            failed: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
         let mut session = Session {

@@ -43,13 +43,7 @@ pub(super) fn run(core: &Core, start_time: u64) {
                 pause = (pause * 2).min(POLL_MAX);
             }
             Ok(_) => pause = POLL_MIN,
-            Err(failure) => {
-                let mut state = core.state.lock();
-                state.failed = true;
-                state.failure.get_or_insert(failure);
-                core.changed.notify_all();
-                return;
-            }
+            Err(failure) => return core.fail(failure),
         }
         if reported.elapsed() > REPORT_INTERVAL {
             reported = Instant::now();

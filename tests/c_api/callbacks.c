@@ -171,6 +171,37 @@ static void excluded(void) {
     OK(unlink(in(source, "unwanted")));
 }
 
+/* A file comes up while the copying threads are held: who reads the log asks whether it is left out, and the answer takes so long that these threads look meanwhile whether
+ * the backup still goes on. Then it lets them go on. */
+static atomic_int was_made;
+
+static int wait_then_unthrottle(const char *path) {
+    if (strstr(path, "/made_meanwhile") && was_made) {
+        usleep(600000);
+        tokubackup_throttle_backup(ULONG_MAX);
+    }
+    return 0;
+}
+
+static int make_once(float progress) {
+    count_polls(progress);
+    /* Long behind the scan. */
+    if (!was_made && polls == 10) {
+        was_made = 1;
+        fill(in(source, "made_meanwhile"), 100, 'x');
+    }
+    return 0;
+}
+
+static void throttled_by_exclude(void) {
+    fill(in(source, "file"), 16 << 20, 'x');
+    tokubackup_throttle_backup(0);
+    alarm(30);
+    backup = (struct backup){.poll = make_once, .exclude = wait_then_unthrottle};
+    succeed(&backup);
+    CHECK(was_made, "the backup was not held");
+}
+
 static atomic_int signals;
 
 static void note_signal(int number) {
@@ -231,7 +262,7 @@ int main(int argc, char **argv) {
     static const struct scenario scenarios[] = {
         {"moments", moments}, {"changed_from_outside", changed_from_outside}, {"paused", paused}, {"slowed", slowed}, {"at_a_rate", at_a_rate},
         {"stored_behind_the_copy", stored_behind_the_copy},
-        {"excluded", excluded}, {"signalled", signalled}, {"called_again", called_again}, {0},
+        {"throttled_by_exclude", throttled_by_exclude}, {"excluded", excluded}, {"signalled", signalled}, {"called_again", called_again}, {0},
     };
     return run_scenario(scenarios, argc, argv);
 }

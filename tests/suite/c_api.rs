@@ -51,6 +51,7 @@ scenarios! {
     a_store_behind_the_copy_of_what_is_no_longer_mapped_is_in_the_copy = "callbacks" "stored_behind_the_copy", compare;
     a_rate_is_kept = "callbacks" "at_a_rate", compare;
     what_is_excluded_is_left_out = "callbacks" "excluded", compare;
+    an_exclude_function_that_sets_the_throttle_holds_nobody_up = "callbacks" "throttled_by_exclude", compare;
     signals_stay_with_the_program = "callbacks" "signalled", compare;
     functions_that_call_the_library_again_get_ebusy = "callbacks" "called_again", compare;
     every_change_is_in_the_copy = "changes" "all", compare;
