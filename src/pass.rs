@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::capture_log::{Attributes, FileId};
 use crate::catalog::Work;
 use crate::copy::{Copier, CopyContext, CopyError, Disks, Pair};
-use crate::extents::{Extents, WHOLE};
+use crate::extents::Extents;
 use crate::source::{self, OpenError, Traits};
 use crate::target::Stage;
 
@@ -227,7 +227,8 @@ impl Pass<'_> {
     }
 }
 
-/// Splits extents into what one worker does at a time. The last piece of a whole file is open-ended: it may have grown.
+/// Splits extents into what one worker does at a time. What reaches beyond the size stays in one piece: the file may have grown, but a range may be as long as offsets
+/// go, where a file was cut or a hole punched up to whatever end.
 fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
     let mut pieces = Vec::new();
     let mut piece: Vec<Range<u64>> = Vec::new();
@@ -236,7 +237,7 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
         let mut at = range.start;
         while at < range.end {
             let mut end = range.end.min(at.saturating_add(PIECE_LEN - piece_len));
-            if range.end == WHOLE.end && end >= size {
+            if end >= size {
                 end = range.end;
             }
             piece_len += end.min(size.max(at)) - at;
@@ -403,6 +404,17 @@ mod tests {
             .for_each(|range| covered.insert(range.clone()));
         assert_eq!(covered, extents);
         assert!(pieces.len() >= 2);
+    }
+
+    #[test]
+    fn a_range_far_beyond_the_size_is_one_piece() {
+        let mut extents = Extents::default();
+        extents.insert(5..i64::MAX as u64);
+        let end = i64::MAX as u64;
+        assert_eq!(pieces(&extents, 3), [[5..end]]);
+        let middle = PIECE_LEN + 5;
+        let cut = [[5..middle], [middle..end]];
+        assert_eq!(pieces(&extents, PIECE_LEN * 2), cut);
     }
 
     #[test]
