@@ -154,6 +154,14 @@ impl Catalog {
         missing.map(Path::new).collect()
     }
 
+    /// Takes over owner and mode of a directory, if `entry` is one that is known: of a change of these no record tells.
+    pub fn note_directory(&mut self, entry: &Entry) {
+        let known = self.names.get_mut(entry.path.as_os_str());
+        if let (Some(Node::Directory(attributes)), Found::Directory) = (known, &entry.found) {
+            *attributes = entry.attributes;
+        }
+    }
+
     pub fn file(&self, file: FileId) -> Option<&FileState> {
         self.files.get(&file)
     }

@@ -101,11 +101,13 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
         return Ok(unexplained);
     }
     // What has not changed since the cut looks as it did at the cut.
-    let unchanged = entries.iter().filter(|entry| {
-        entry.found == Found::File && !explained(&entry.path) && !beyond.files.contains(&entry.file)
-    });
+    let unchanged = entries
+        .iter()
+        .filter(|entry| !explained(&entry.path) && !beyond.files.contains(&entry.file));
     for entry in unchanged {
-        if let Some(file) = state.catalog.file_mut(entry.file) {
+        state.catalog.note_directory(entry);
+        let file = state.catalog.file_mut(entry.file);
+        if let Some(file) = file.filter(|_| entry.found == Found::File) {
             file.attributes = entry.attributes;
             file.see(entry.traits, since);
         }
@@ -219,7 +221,7 @@ fn writable_mapping(line: &[u8], root: &Path) -> Option<FileId> {
 }
 
 /// Where catalog and a scan that began at `since` differ: files whose content changed, and names, which may have changed since. What the scan saw is taken over of
-/// files whose changes are recorded.
+/// files whose changes are recorded, and of directories.
 fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let disagree = |entry: &&Entry| !agrees(catalog, &entry.path, Some(entry));
     let (mut changed, mut names) = (Vec::new(), Vec::new());
@@ -233,6 +235,7 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathB
     let missing = catalog.names_missing_in(entries).into_iter();
     names.extend(missing.map(Path::to_path_buf));
     for entry in entries {
+        catalog.note_directory(entry);
         // What has this inode by now may be another file, or have been a symbolic link.
         let named = catalog.name(&entry.path) == Some(&Node::File(entry.file));
         let seen = catalog.file(entry.file).and_then(|file| file.seen);

@@ -45,6 +45,9 @@ scenarios! {
     a_second_call_at_the_same_time_is_ebusy = "results" "busy", compare;
     what_opendir_readdir_and_closedir_report_is_reported = "listing" "failing", compare;
     a_change_of_another_process_before_the_cut_is_in_the_copy = "callbacks" "changed_from_outside", compare;
+    a_change_of_modes_before_the_cut_is_in_the_copy = "callbacks" "modes", compare;
+    a_file_that_nobody_saw_at_the_cut_has_a_time_near_it = "callbacks" "made_when_live";
+    what_comes_from_outside_and_is_no_file_is_settled = "callbacks" "no_files", compare;
     the_moments_are_where_they_are_promised = "callbacks" "moments";
     zero_bytes_per_second_pause_until_changed = "callbacks" "paused", compare;
     one_byte_per_second_about_stops_and_is_polled = "callbacks" "slowed", compare;
