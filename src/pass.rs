@@ -211,15 +211,16 @@ impl Pass<'_> {
             .map_err(slot)?;
         let mut bytes = 0;
         for range in ranges {
-            bytes += copier
-                .copy(&pair, range.clone())
-                .map_err(|source| match source {
-                    CopyError::Cancelled => PassError::Cancelled,
-                    source => PassError::Copy {
-                        path: path(),
-                        source,
-                    },
-                })?;
+            // Else a file that grows faster than it is copied would never be done. Nothing beyond is lost: who made the file longer than this look at it found appends the record
+            // behind the look, hence behind the moment when the extents were taken, so that the rest is dirty again, or applied to the copy.
+            let range = range.start..range.end.min(traits.size);
+            bytes += copier.copy(&pair, range).map_err(|source| match source {
+                CopyError::Cancelled => PassError::Cancelled,
+                source => PassError::Copy {
+                    path: path(),
+                    source,
+                },
+            })?;
         }
         // For what the range's end leaves open.
         pair.match_size(self.copying.digests).map_err(slot)?;
@@ -289,6 +290,15 @@ mod tests {
     }
 
     fn run(stage: &Stage, book: &Book, work: Vec<Work>) -> Result<PassOutcome, PassError> {
+        run_with(stage, book, work, &|_| ())
+    }
+
+    fn run_with(
+        stage: &Stage,
+        book: &Book,
+        work: Vec<Work>,
+        on_bytes: &(dyn Fn(u64) + Sync),
+    ) -> Result<PassOutcome, PassError> {
         let (throttle, digests) = (Throttle::new(0), Digests::default());
         let pass = Pass {
             stage,
@@ -296,7 +306,7 @@ mod tests {
                 throttle: &throttle,
                 digests: &digests,
                 stop: &|| false,
-                on_bytes: &|_| (),
+                on_bytes,
                 reflink: false,
             },
             disks: &Disks::new(2),
@@ -389,6 +399,27 @@ mod tests {
         run(&stage, &book, vec![work]).unwrap();
         assert_eq!(std::fs::read(stage.slot_path(1)).unwrap(), b"hello");
         assert_eq!(*book.copied.lock(), 1);
+    }
+
+    #[test]
+    fn a_file_that_grows_as_fast_as_it_is_copied_is_copied_as_long_as_it_was() {
+        let (_dir, source, stage, book) = ground();
+        let work = work_for(&source, "a", &[1; 3000]);
+        let file = std::fs::File::options()
+            .append(true)
+            .open(source.join("a"))
+            .unwrap();
+        let grown = AtomicU64::new(0);
+        let grow = |bytes: u64| {
+            let end = grown.fetch_add(bytes, Ordering::Relaxed);
+            if end < 1 << 20 {
+                std::io::Write::write_all(&mut &file, &vec![2; bytes as usize]).unwrap();
+            }
+        };
+        let outcome = run_with(&stage, &book, vec![work], &grow).unwrap();
+        assert_eq!((outcome.copied_bytes, *book.copied.lock()), (3000, 1));
+        let copy = std::fs::read(stage.slot_path(1)).unwrap();
+        assert_eq!(copy[..3000], [1; 3000]);
     }
 
     #[test]
