@@ -213,6 +213,11 @@ impl Session {
     pub(super) fn leave_payload(&mut self) -> Result<(), SessionError> {
         self.stats.returns += 1;
         self.switch(Mode::Extents, |state, _| {
+            // What no copy could settle may be no file: a socket, a FIFO or a symbolic link looks like one in the log, if it comes under its name from outside.
+            if let Some(path) = state.catalog.first_dirty() {
+                let why = format!("{} may be no file", path.display());
+                state.catalog.ask_for_scan(why);
+            }
             for (header, body) in std::mem::take(&mut state.beyond) {
                 if let Some(record) = Record::decode(header, &body) {
                     reader::note(state, &record, header, &body);
