@@ -323,10 +323,7 @@ mod tests {
         digests.note(1, 0, &page);
         let count_left = || digests.known.lock().count_left as u64;
         assert_eq!(count_left(), 2 * GRANULE_COUNT_MAX - 1);
-        assert_eq!(
-            digests.sum(1, &copy).unwrap(),
-            (LEN, crc32c::crc32c(&page))
-        );
+        assert_eq!(digests.sum(1, &copy).unwrap(), (LEN, crc32c::crc32c(&page)));
         assert_eq!(count_left(), 2 * GRANULE_COUNT_MAX);
     }
 

@@ -160,9 +160,8 @@ fn check_apart(roots: &[Root], targets: &[PathBuf]) -> Result<(), Failure> {
         }
     }
     for inner in roots {
-        let is_around = |root: &&Root| {
-            root.source != inner.source && inner.source.starts_with(&root.source)
-        };
+        let is_around =
+            |root: &&Root| root.source != inner.source && inner.source.starts_with(&root.source);
         if let Some(outer) = roots.iter().find(is_around) {
             return Err(Failure::invalid(format!(
                 "The source directory {} is inside the source directory {}: give only the outer one",

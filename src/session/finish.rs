@@ -211,11 +211,7 @@ fn place_all(
     }
 }
 
-fn place(
-    placing: &Placing<'_>,
-    catalog: &Catalog,
-    core: &Core,
-) -> Result<Placed, SessionError> {
+fn place(placing: &Placing<'_>, catalog: &Catalog, core: &Core) -> Result<Placed, SessionError> {
     let at = core.stage.place(&place_of(catalog, placing.path));
     let slot = placing.state.slot;
     core.stage

@@ -354,7 +354,9 @@ fn a_file_shorter_than_asked_for_is_not_opened() {
 #[test]
 fn a_process_may_have_a_name_that_is_no_text() {
     let dir = tempfile::tempdir().unwrap();
-    let program = dir.path().join(std::ffi::OsStr::from_bytes(b"a) R \xff\xfe"));
+    let program = dir
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"a) R \xff\xfe"));
     std::fs::copy("/bin/sleep", &program).unwrap();
     let mut child = std::process::Command::new(&program)
         .arg("60")
