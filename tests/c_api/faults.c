@@ -35,6 +35,8 @@ static int was_called;
 static int poll_once(float progress) {
     if (progress > 0 && progress < 0.9 && !was_called) {
         was_called = 1;
+        /* What is not copied yet waits for what is done now, however long that takes. */
+        tokubackup_throttle_backup(1);
         once_while_copying();
         tokubackup_throttle_backup(ULONG_MAX);
     }
