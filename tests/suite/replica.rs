@@ -97,16 +97,10 @@ fn a_replica_with_external_roots_touches_none_of_its_source() {
     let manifest = program.backup(&target).success().manifest();
     source.execute(&["INSERT INTO far.t VALUES (3)"]);
     let data_dir = home.path().join("replica");
-    let mut run = made::of_source(&program, &target, &data_dir, &source);
-    for root in manifest["roots"].as_array().expect("Roots") {
-        let place = root["place"].as_str().expect("A place");
-        if let Some(number) = place.strip_prefix("external/") {
-            run = run.arg(format!(
-                "--external={number}={}",
-                home.path().join(format!("at-{number}")).display()
-            ));
-        }
-    }
+    let run = made::of_source(&program, &target, &data_dir, &source);
+    let run = relocated(&manifest, home.path())
+        .iter()
+        .fold(run, |run, word| run.arg(word));
     let replica = Made::by(run, &data_dir, source.flavor());
     let log =
         std::fs::read_to_string(data_dir.join("hotmirror_replica.cnf")).expect("The option file");
@@ -156,25 +150,19 @@ fn a_replica_of_a_server_with_persisted_settings_and_links_is_a_server_of_its_ow
     source.execute(&["INSERT INTO far.t VALUES (3)"]);
     let data_dir = home.path().join("replica");
     let command = || made::of_source(&program, &target, &data_dir, &source);
-    let externals: Vec<String> = manifest["roots"]
-        .as_array()
-        .expect("Roots")
-        .iter()
-        .filter_map(|root| root["place"].as_str()?.strip_prefix("external/"))
-        .map(|number| format!("--external={number}={}", home.path().join(number).display()))
-        .collect();
+    let externals = relocated(&manifest, home.path());
     assert_eq!(externals.len(), 2, "{}", manifest["roots"]);
     // In the places of the source, it would reset the source's own binlogs.
     command()
         .outcome()
         .assert_failed(exit::TARGET, &["is there already"]);
-    let relocated = || externals.iter().fold(command(), |run, word| run.arg(word));
+    let elsewhere = || externals.iter().fold(command(), |run, word| run.arg(word));
     let socket = format!("--socket={}", source.socket().display());
-    relocated()
+    elsewhere()
         .arg(socket)
         .outcome()
         .assert_failed(exit::USAGE, &["A server listens at"]);
-    let replica = Made::by(relocated(), &data_dir, source.flavor());
+    let replica = Made::by(elsewhere(), &data_dir, source.flavor());
     let options = std::fs::read_to_string(data_dir.join("hotmirror_replica.cnf"));
     let options = options.expect("The option file");
     let old = outside.path().display().to_string();
@@ -252,6 +240,20 @@ fn a_sibling_of_a_mysql_keeps_the_filters() {
         "START REPLICA SQL_THREAD FOR CHANNEL 'one'",
     ];
     a_sibling_keeps_the_filters("mysql-9.7", &filter);
+}
+
+/// Arguments that give each external root a place below `home`.
+fn relocated(manifest: &serde_json::Value, home: &Path) -> Vec<String> {
+    let roots = manifest["roots"].as_array().expect("Roots").iter();
+    roots
+        .filter_map(|root| root["place"].as_str()?.strip_prefix("external/"))
+        .map(|number| {
+            format!(
+                "--external={number}={}",
+                home.join(format!("at-{number}")).display()
+            )
+        })
+        .collect()
 }
 
 /// A data directory whose undo tablespaces can be elsewhere from the start.
