@@ -40,6 +40,8 @@ pub struct FileState {
     last_record: u64,
     /// When it was last scanned or copied.
     pub seen: Option<Seen>,
+    /// When it was last looked at; 0 before.
+    size: u64,
     pub attributes: Attributes,
 }
 
@@ -55,11 +57,10 @@ pub struct Seen {
 pub struct Mark(u64);
 
 impl FileState {
-    /// When last looked at; 0 before.
-    // Inlined, it has the optimizer compare the bytes behind a None, and memcheck complain of it.
-    #[inline(never)]
-    fn size(&self) -> u64 {
-        self.seen.map_or(0, |seen| seen.traits.size)
+    /// Notes a look at it that was taken at `since`.
+    pub fn see(&mut self, traits: Traits, since: Mark) {
+        self.size = traits.size;
+        self.seen = Some(Seen { traits, since });
     }
 
     /// A change was recorded since the file was seen, or it was made by one and never was seen: then it may well look different.
@@ -153,6 +154,14 @@ impl Catalog {
         missing.map(Path::new).collect()
     }
 
+    /// Takes over owner and mode of a directory, if `entry` is one that is known: of a change of these no record tells.
+    pub fn note_directory(&mut self, entry: &Entry) {
+        let known = self.names.get_mut(entry.path.as_os_str());
+        if let (Some(Node::Directory(attributes)), Found::Directory) = (known, &entry.found) {
+            *attributes = entry.attributes;
+        }
+    }
+
     pub fn file(&self, file: FileId) -> Option<&FileState> {
         self.files.get(&file)
     }
@@ -235,8 +244,7 @@ impl Catalog {
         if !state.explains(&entry.traits) {
             state.dirty.insert(WHOLE);
         }
-        let traits = entry.traits;
-        state.seen = Some(Seen { traits, since });
+        state.see(entry.traits, since);
     }
 
     fn forget(&mut self, file: FileId) {
@@ -257,6 +265,7 @@ impl Catalog {
                 copied: false,
                 last_record: 0,
                 seen: None,
+                size: 0,
                 attributes: Attributes::default(),
             }
         })
@@ -563,7 +572,7 @@ impl Catalog {
             if state.dirty.is_empty() {
                 continue;
             }
-            let size = state.size();
+            let size = state.size;
             let extents = state.dirty.take();
             work.push(Work {
                 file: *file,
@@ -586,10 +595,30 @@ impl Catalog {
 
     /// Bytes that are dirty, by the last known sizes.
     pub fn dirty_bytes(&self) -> u64 {
-        self.files
-            .values()
-            .map(|state| state.dirty.bytes(state.size()))
-            .sum()
+        let files = self.files.values();
+        files.map(|state| state.dirty.bytes(state.size)).sum()
+    }
+
+    /// Files that are dirty beyond their last known size, with a path of each: how much that is only a look at them tells.
+    pub fn dirty_beyond_size(&self) -> Vec<(PathBuf, FileId)> {
+        let is_beyond = |state: &FileState| state.dirty.end() > state.size;
+        if !self.files.values().any(is_beyond) {
+            return Vec::new();
+        }
+        let names = self.names.iter().filter_map(|(path, node)| match node {
+            Node::File(file) if self.files.get(file).is_some_and(is_beyond) => {
+                Some((path.into(), *file))
+            }
+            _ => None,
+        });
+        names.collect()
+    }
+
+    /// Notes how long `file` is found to be, which explains no change of it.
+    pub fn note_size(&mut self, file: FileId, size: u64) {
+        if let Some(state) = self.files.get_mut(&file) {
+            state.size = size;
+        }
     }
 
     /// A path of some dirty file.

@@ -20,7 +20,8 @@ use crate::copy;
 const GRANULE_LEN_MIN: u64 = 16 << 10;
 /// Nothing is known of a granule that is not copied at once.
 const GRANULE_LEN_MAX: u64 = copy::TRANSFER_LEN as u64;
-/// At 4 bytes for each, granules take at most 64 MiB of memory: 256 GB in the shortest ones, 8 TiB in the longest, and from there 8 MiB for each TiB.
+/// At 4 bytes for each, granules take at most 64 MiB of memory: 256 GB in the shortest ones, 8 TiB in the longest, and from there 8 MiB for each TiB. As much again is left for
+/// what grows; and where a file has holes, so that its granules are many more than its bytes, what is beyond that is read back.
 const GRANULE_COUNT_MAX: u64 = 16 << 20;
 /// What is read back at a time.
 const READ_LEN: u64 = 4 << 20;
@@ -39,7 +40,34 @@ pub struct Digests {
     granule_len: u64,
     zeros_crc: u32,
     append: Append,
-    slots: Mutex<HashMap<u64, Sums>>,
+    known: Mutex<Known>,
+}
+
+/// What is known of all copies.
+#[derive(Debug)]
+struct Known {
+    slots: HashMap<u64, Sums>,
+    /// Granules for which there still may be memory.
+    count_left: usize,
+}
+
+impl Known {
+    /// The sums of a copy with room for `count` granules, if there is memory for that many.
+    fn with_room(&mut self, slot: u64, count: usize) -> Option<&mut Sums> {
+        let sums = self.slots.entry(slot).or_default();
+        let more = count.saturating_sub(sums.granules.len());
+        self.count_left = self.count_left.checked_sub(more)?;
+        if more > 0 {
+            sums.granules.resize(count, None);
+        }
+        Some(sums)
+    }
+
+    fn remove(&mut self, slot: u64) -> Option<Sums> {
+        let sums = self.slots.remove(&slot)?;
+        self.count_left += sums.granules.len();
+        Some(sums)
+    }
 }
 
 impl Default for Digests {
@@ -55,11 +83,15 @@ impl Digests {
             .div_ceil(GRANULE_COUNT_MAX)
             .next_power_of_two()
             .clamp(GRANULE_LEN_MIN, GRANULE_LEN_MAX);
+        let count = total.div_ceil(granule_len).max(GRANULE_COUNT_MAX);
         Digests {
             granule_len,
             zeros_crc: crc32c::crc32c(&vec![0; granule_len as usize]),
             append: Append::new(granule_len),
-            slots: Mutex::default(),
+            known: Mutex::new(Known {
+                slots: HashMap::new(),
+                count_left: 2 * count as usize,
+            }),
         }
     }
 
@@ -79,19 +111,18 @@ impl Digests {
         let (first, end) = (first as usize, first as usize + crcs.len());
         let tail = (end as u64 * self.granule_len, rest.len() as u64);
         let tail = (!rest.is_empty()).then(|| (tail.0, tail.1, crc32c::crc32c(rest)));
-        let mut slots = self.slots.lock();
-        let sums = slots.entry(slot).or_default();
-        if sums.granules.len() < end {
-            sums.granules.resize(end, None);
-        }
+        let mut known = self.known.lock();
+        let Some(sums) = known.with_room(slot, end) else {
+            return;
+        };
         sums.granules[first..end].copy_from_slice(&crcs);
         sums.tail = tail.or(sums.tail);
     }
 
     /// The copy's `range` is about to change.
     pub fn forget(&self, slot: u64, range: Range<u64>) {
-        let mut slots = self.slots.lock();
-        let Some(sums) = slots.get_mut(&slot) else {
+        let mut known = self.known.lock();
+        let Some(sums) = known.slots.get_mut(&slot) else {
             return;
         };
         let count = sums.granules.len();
@@ -106,13 +137,13 @@ impl Digests {
 
     /// The copy is no more.
     pub fn remove(&self, slot: u64) {
-        self.slots.lock().remove(&slot);
+        self.known.lock().remove(slot);
     }
 
     /// Size and checksum of a whole copy that nobody changes any more. Reads what is not known.
     pub fn sum(&self, slot: u64, copy: &File) -> io::Result<(u64, u32)> {
         let size = copy.metadata()?.len();
-        let sums = self.slots.lock().remove(&slot).unwrap_or_default();
+        let sums = self.known.lock().remove(slot).unwrap_or_default();
         let known = |at: u64| {
             let granule = sums.granules.get((at / self.granule_len) as usize);
             granule.copied().flatten().map(NonZeroU32::get)
@@ -281,6 +312,31 @@ mod tests {
             digests.sum(1, &cannot_be_read).unwrap(),
             (LEN * 5 + 777, crc32c::crc32c(&bytes))
         );
+    }
+
+    #[test]
+    fn a_write_at_a_huge_offset_takes_no_memory_for_what_is_before_it() {
+        let (digests, page) = (Digests::default(), vec![7; LEN as usize]);
+        digests.note(1, 1 << 50, &page);
+        digests.note(2, u64::MAX - 2 * LEN + 1, &page);
+        let copy = file(&page);
+        digests.note(1, 0, &page);
+        let count_left = || digests.known.lock().count_left as u64;
+        assert_eq!(count_left(), 2 * GRANULE_COUNT_MAX - 1);
+        assert_eq!(digests.sum(1, &copy).unwrap(), (LEN, crc32c::crc32c(&page)));
+        assert_eq!(count_left(), 2 * GRANULE_COUNT_MAX);
+    }
+
+    #[test]
+    fn what_there_is_no_memory_for_is_read_back() {
+        let (digests, bytes) = (Digests::default(), bytes(LEN * 3 + 5));
+        digests.known.lock().count_left = 2;
+        let copy = file(&bytes);
+        for (at, part) in (0..).step_by(LEN as usize).zip(bytes.chunks(LEN as usize)) {
+            digests.note(1, at, part);
+        }
+        let sum = digests.sum(1, &copy).unwrap();
+        assert_eq!(sum, (LEN * 3 + 5, crc32c::crc32c(&bytes)));
     }
 
     #[test]

@@ -80,6 +80,14 @@ impl Extents {
             .chain(ranges.map(|(&start, &end)| start..end))
     }
 
+    /// Where the last range ends; 0 if there is none.
+    pub fn end(&self) -> u64 {
+        match self {
+            Extents::Whole => WHOLE.end,
+            Extents::Ranges(ranges) => ranges.last_key_value().map_or(0, |(_, &end)| end),
+        }
+    }
+
     /// Bytes covered in a file of `size` bytes.
     pub fn bytes(&self, size: u64) -> u64 {
         self.iter()
@@ -156,6 +164,7 @@ mod tests {
             prop_assert_eq!(covered(&extents), bitmap(&ranges));
             let bits = bitmap(&ranges).iter().filter(|bit| **bit).count() as u64;
             prop_assert_eq!(extents.bytes(SIZE as u64), bits);
+            prop_assert_eq!(extents.end(), extents.iter().last().map_or(0, |range| range.end));
             let list: Vec<_> = extents.iter().collect();
             prop_assert!(list.windows(2).all(|pair| pair[0].end < pair[1].start));
         }

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::capture_log::{Attributes, FileId};
 use crate::catalog::Work;
 use crate::copy::{Copier, CopyContext, CopyError, Disks, Pair};
-use crate::extents::{Extents, WHOLE};
+use crate::extents::Extents;
 use crate::source::{self, OpenError, Traits};
 use crate::target::Stage;
 
@@ -211,15 +211,17 @@ impl Pass<'_> {
             .map_err(slot)?;
         let mut bytes = 0;
         for range in ranges {
-            bytes += copier
-                .copy(&pair, range.clone())
-                .map_err(|source| match source {
-                    CopyError::Cancelled => PassError::Cancelled,
-                    source => PassError::Copy {
-                        path: path(),
-                        source,
-                    },
-                })?;
+            // Else a file that grows faster than it is copied would never be done. Nothing beyond is lost: who made the file longer than this look at it found appends
+            // the record behind the look, hence behind the moment when the extents were taken, so that the rest is dirty again, or applied to the copy; and where no
+            // record tells of bytes, there are zeros, in the copy too, since it was cut at the size of this look.
+            let range = range.start..range.end.min(traits.size);
+            bytes += copier.copy(&pair, range).map_err(|source| match source {
+                CopyError::Cancelled => PassError::Cancelled,
+                source => PassError::Copy {
+                    path: path(),
+                    source,
+                },
+            })?;
         }
         // For what the range's end leaves open.
         pair.match_size(self.copying.digests).map_err(slot)?;
@@ -227,7 +229,8 @@ impl Pass<'_> {
     }
 }
 
-/// Splits extents into what one worker does at a time. The last piece of a whole file is open-ended: it may have grown.
+/// Splits extents into what one worker does at a time. What reaches beyond the size stays in one piece: the file may have grown, but a range may be as long as offsets
+/// go, where a file was cut or a hole punched up to whatever end.
 fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
     let mut pieces = Vec::new();
     let mut piece: Vec<Range<u64>> = Vec::new();
@@ -236,7 +239,7 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
         let mut at = range.start;
         while at < range.end {
             let mut end = range.end.min(at.saturating_add(PIECE_LEN - piece_len));
-            if range.end == WHOLE.end && end >= size {
+            if end >= size {
                 end = range.end;
             }
             piece_len += end.min(size.max(at)) - at;
@@ -259,6 +262,7 @@ mod tests {
     use super::*;
     use crate::catalog::Mark;
     use crate::digest::Digests;
+    use crate::extents::WHOLE;
     use crate::source::Found;
     use crate::throttle::Throttle;
     use std::os::unix::fs::FileExt;
@@ -288,6 +292,15 @@ mod tests {
     }
 
     fn run(stage: &Stage, book: &Book, work: Vec<Work>) -> Result<PassOutcome, PassError> {
+        run_with(stage, book, work, &|_| ())
+    }
+
+    fn run_with(
+        stage: &Stage,
+        book: &Book,
+        work: Vec<Work>,
+        on_bytes: &(dyn Fn(u64) + Sync),
+    ) -> Result<PassOutcome, PassError> {
         let (throttle, digests) = (Throttle::new(0), Digests::default());
         let pass = Pass {
             stage,
@@ -295,7 +308,7 @@ mod tests {
                 throttle: &throttle,
                 digests: &digests,
                 stop: &|| false,
-                on_bytes: &|_| (),
+                on_bytes,
                 reflink: false,
             },
             disks: &Disks::new(2),
@@ -391,6 +404,48 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_grows_as_fast_as_it_is_copied_is_copied_as_long_as_it_was() {
+        let (_dir, source, stage, book) = ground();
+        let work = work_for(&source, "a", &[1; 3000]);
+        let file = std::fs::File::options()
+            .append(true)
+            .open(source.join("a"))
+            .unwrap();
+        let grown = AtomicU64::new(0);
+        let grow = |bytes: u64| {
+            let end = grown.fetch_add(bytes, Ordering::Relaxed);
+            if end < 1 << 20 {
+                std::io::Write::write_all(&mut &file, &vec![2; bytes as usize]).unwrap();
+            }
+        };
+        let outcome = run_with(&stage, &book, vec![work], &grow).unwrap();
+        assert_eq!((outcome.copied_bytes, *book.copied.lock()), (3000, 1));
+        let copy = std::fs::read(stage.slot_path(1)).unwrap();
+        assert_eq!(copy[..3000], [1; 3000]);
+    }
+
+    #[test]
+    fn what_an_earlier_pass_left_beyond_the_end_is_not_there_when_the_file_has_grown_again() {
+        let (_dir, source, stage, book) = ground();
+        let mut work = work_for(&source, "a", &[1; 3000]);
+        work.extents = Extents::default();
+        work.extents.insert(2000..WHOLE.end);
+        std::fs::write(stage.slot_path(1), [7; 3000]).unwrap();
+        // Cut at 2500, and longer again before the copy gets its size; the record of the latter says no more than that the file ends at 3000.
+        let file = std::fs::File::options()
+            .write(true)
+            .open(source.join("a"))
+            .unwrap();
+        file.set_len(2500).unwrap();
+        let grow = |_| file.set_len(3000).unwrap();
+        run_with(&stage, &book, vec![work], &grow).unwrap();
+        let copy = std::fs::read(stage.slot_path(1)).unwrap();
+        assert_eq!(copy[..2000], [7; 2000]);
+        assert_eq!(copy[2000..2500], [1; 500]);
+        assert_eq!(copy[2500..], [0; 500]);
+    }
+
+    #[test]
     fn pieces_cover_the_extents_and_no_more_than_the_gap_rule_allows() {
         let mut extents = Extents::default();
         extents.insert(10..20);
@@ -403,6 +458,18 @@ mod tests {
             .for_each(|range| covered.insert(range.clone()));
         assert_eq!(covered, extents);
         assert!(pieces.len() >= 2);
+    }
+
+    #[test]
+    fn a_range_far_beyond_the_size_is_one_piece() {
+        let mut extents = Extents::default();
+        extents.insert(5..i64::MAX as u64);
+        let ends = |size| -> Vec<u64> {
+            let pieces = pieces(&extents, size).concat();
+            pieces.iter().map(|range| range.end).collect()
+        };
+        assert_eq!(ends(3), [i64::MAX as u64]);
+        assert_eq!(ends(PIECE_LEN * 2), [PIECE_LEN + 5, i64::MAX as u64]);
     }
 
     #[test]

@@ -303,6 +303,14 @@ fn traits(stat: &Statx) -> Traits {
     }
 }
 
+/// The size of `file`, which was at `path`, if it still is there.
+pub fn size_of(path: &Path, file: FileId) -> Option<u64> {
+    // Without the times, of which a file system would make the next write a new one.
+    let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::SIZE;
+    let stat = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::SYMLINK_NOFOLLOW, wanted).ok()?;
+    (file_id(&stat) == file).then_some(stat.stx_size)
+}
+
 /// Why a source file can't be opened as the file that was meant.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

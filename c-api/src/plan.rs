@@ -149,7 +149,7 @@ fn check_target(path: &Path) -> Result<PathBuf, Failure> {
     }
 }
 
-/// No directory twice, and no destination inside a source: the backup would copy itself.
+/// No directory twice; no source inside another one, since its files would have two destinations; and no destination inside a source: the backup would copy itself.
 fn check_apart(roots: &[Root], targets: &[PathBuf]) -> Result<(), Failure> {
     let mut seen = HashSet::new();
     let all = roots.iter().map(|root| &root.source).chain(targets);
@@ -157,6 +157,17 @@ fn check_apart(roots: &[Root], targets: &[PathBuf]) -> Result<(), Failure> {
         if !seen.insert(path) {
             let message = format!("The directory {} is given twice", path.display());
             return Err(Failure::invalid(message));
+        }
+    }
+    for inner in roots {
+        let is_around =
+            |root: &&Root| root.source != inner.source && inner.source.starts_with(&root.source);
+        if let Some(outer) = roots.iter().find(is_around) {
+            return Err(Failure::invalid(format!(
+                "The source directory {} is inside the source directory {}: give only the outer one",
+                inner.source.display(),
+                outer.source.display()
+            )));
         }
     }
     for target in targets {

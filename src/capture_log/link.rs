@@ -75,16 +75,17 @@ pub fn segment_name(pid: u32, session: u64) -> String {
     format!("hotmirror.{pid}.{session:014x}")
 }
 
-/// Field `number`, counted from 1, of /proc/<pid>/stat.
-fn stat_field(stat: &str, number: usize) -> Option<&str> {
-    // The name in field 2 may hold anything, blanks and brackets too.
-    let (_, behind_name) = stat.rsplit_once(") ")?;
+/// Field `number`, counted from 1, of /proc/<pid>/stat: of those behind the name.
+pub(crate) fn stat_field(stat: &[u8], number: usize) -> Option<&str> {
+    // The name in field 2 may hold anything: blanks, brackets, and bytes that are no text.
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let behind_name = std::str::from_utf8(stat.get(name_end + 2..)?).ok()?;
     behind_name.split(' ').nth(number.checked_sub(3)?)
 }
 
 /// Start time of a process in clock ticks since boot: field 22 of /proc/<pid>/stat.
 pub fn start_time_ticks(pid: u32) -> io::Result<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
     stat_field(&stat, 22)
         .and_then(|field| field.parse().ok())
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "No start time in stat"))
@@ -93,7 +94,7 @@ pub fn start_time_ticks(pid: u32) -> io::Result<u64> {
 /// True if process `pid` is the one that started at `start_time_ticks`, and still has its memory (field 23): one that is ending, or that its parent has
 /// not yet waited for, has none.
 pub fn is_running(pid: u32, start_time_ticks: u64) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else {
+    let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else {
         return false;
     };
     let number = |field| stat_field(&stat, field).and_then(|text| text.parse::<u64>().ok());

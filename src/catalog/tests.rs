@@ -345,3 +345,45 @@ fn what_is_below_a_directory_is_not_what_only_begins_like_it() {
         ["/root/a", "/root/a/c", "/root/a/c/d"].map(PathBuf::from)
     );
 }
+
+#[test]
+fn a_file_from_outside_counts_as_what_it_is_found_to_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let inside = dir.path().join("large");
+    std::fs::write(&inside, vec![1; 5000]).unwrap();
+    let found = crate::source::look(&inside).unwrap().expect("It is there");
+    let root = Root {
+        source: dir.path().into(),
+        place: "data".into(),
+    };
+    let mut catalog = Catalog::new(Scope::new(vec![root], Arc::new(|_| false)));
+    catalog.note_name(&Record::Rename {
+        file: found.file,
+        from: b"/elsewhere/large",
+        to: inside.as_os_str().as_bytes(),
+        replaced: None,
+        exchange: false,
+        directory: false,
+    });
+    let look = |catalog: &mut Catalog| {
+        let beyond = catalog.dirty_beyond_size();
+        for (path, file) in &beyond {
+            let size = crate::source::size_of(path, *file).expect("It is there");
+            catalog.note_size(*file, size);
+        }
+        (beyond.len(), catalog.dirty_bytes())
+    };
+    assert_eq!(look(&mut catalog), (1, 5000));
+    // Copied, and written behind its end.
+    catalog.take_work();
+    catalog.note_data(found.file, 4000..4500);
+    assert_eq!(look(&mut catalog), (0, 500));
+    std::fs::write(&inside, vec![1; 9000]).unwrap();
+    catalog.note_data(found.file, 5000..9000);
+    assert_eq!(look(&mut catalog), (1, 4500));
+    let other = FileId {
+        inode: found.file.inode + 1,
+        ..found.file
+    };
+    assert_eq!(crate::source::size_of(&inside, other), None);
+}

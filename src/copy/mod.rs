@@ -90,11 +90,12 @@ impl Pair {
     }
 
     /// Gives the copy the size that the source is seen to have, before anything is written, so that large writes don't have to extend it. Small ones do that on
-    /// their way.
+    /// their way; but what an earlier pass left beyond that size is cut off in any case. The source may have grown again by the time that the copy gets its size,
+    /// by a call whose record tells of no bytes but of the new end, and has zeros there.
     pub fn make_room(&self, seen_size: u64, digests: &Digests) -> io::Result<()> {
-        match self.direct_target {
-            Some(_) => self.resize(seen_size, digests),
-            None => Ok(()),
+        match self.direct_target.is_some() || self.target.metadata()?.len() > seen_size {
+            true => self.resize(seen_size, digests),
+            false => Ok(()),
         }
     }
 

@@ -7,11 +7,11 @@ use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::core::{Core, Reading};
+use super::core::Core;
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{FileId, Record};
-use crate::catalog::{self, Catalog, FileState, Mark, Node, Seen};
+use crate::catalog::{self, Catalog, FileState, Mark, Node};
 use crate::source::{self, Entry, Found, Scope};
 
 /// Looks at a suspect that often before giving up on finding a moment without recorded changes of names.
@@ -70,13 +70,12 @@ fn scope_and_mark(core: &Core) -> (Scope, Mark) {
 
 /// Names or files that changed between the first audit and now, and that neither a record before the cut nor one behind it explains.
 ///
-/// The reader stands at the cut. What it takes from here on is set aside, for the case that the session goes on.
+/// The reader has taken the Cut, and sets aside all that stands behind it: for this, and for the case that the session goes on.
 pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, SessionError> {
     let (scope, since) = scope_and_mark(core);
     let entries = source::scan(&scope)?;
     // Whatever the scan saw was done by a call that has appended by then, or by an asynchronous write that is noted by then.
     core.link.grace(true, core.options.grace_bound)?;
-    core.state.lock().reading = Reading::Beyond;
     core.drain()?;
     let mut state = core.state.lock();
     let beyond = Beyond::of(&state.beyond);
@@ -102,14 +101,15 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
         return Ok(unexplained);
     }
     // What has not changed since the cut looks as it did at the cut.
-    let unchanged = entries.iter().filter(|entry| {
-        entry.found == Found::File && !explained(&entry.path) && !beyond.files.contains(&entry.file)
-    });
+    let unchanged = entries
+        .iter()
+        .filter(|entry| !explained(&entry.path) && !beyond.files.contains(&entry.file));
     for entry in unchanged {
-        if let Some(file) = state.catalog.file_mut(entry.file) {
+        state.catalog.note_directory(entry);
+        let file = state.catalog.file_mut(entry.file);
+        if let Some(file) = file.filter(|_| entry.found == Found::File) {
             file.attributes = entry.attributes;
-            let traits = entry.traits;
-            file.seen = Some(Seen { traits, since });
+            file.see(entry.traits, since);
         }
     }
     Ok(unexplained)
@@ -221,7 +221,7 @@ fn writable_mapping(line: &[u8], root: &Path) -> Option<FileId> {
 }
 
 /// Where catalog and a scan that began at `since` differ: files whose content changed, and names, which may have changed since. What the scan saw is taken over of
-/// files whose changes are recorded.
+/// files whose changes are recorded, and of directories.
 fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let disagree = |entry: &&Entry| !agrees(catalog, &entry.path, Some(entry));
     let (mut changed, mut names) = (Vec::new(), Vec::new());
@@ -235,6 +235,7 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathB
     let missing = catalog.names_missing_in(entries).into_iter();
     names.extend(missing.map(Path::to_path_buf));
     for entry in entries {
+        catalog.note_directory(entry);
         // What has this inode by now may be another file, or have been a symbolic link.
         let named = catalog.name(&entry.path) == Some(&Node::File(entry.file));
         let seen = catalog.file(entry.file).and_then(|file| file.seen);
@@ -245,8 +246,7 @@ fn suspects(catalog: &mut Catalog, entries: &[Entry], since: Mark) -> (Vec<PathB
         if let Some(file) = catalog.file_mut(entry.file) {
             file.attributes = entry.attributes;
             if file.explains(&entry.traits) {
-                let traits = entry.traits;
-                file.seen = Some(Seen { traits, since });
+                file.see(entry.traits, since);
             }
         }
     }

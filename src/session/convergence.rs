@@ -1,8 +1,8 @@
 //! When passes have copied enough for the payload phase, and when more of them are in vain.
 //!
-//! Rule: passes go on as long as they get anywhere, up to the number that the user allows. They end early only if what is left is too much for a last copy, did not
-//! get less for several passes in a row, and these took long: a burst of writes that is over in seconds ends no backup, and a throttled backup does not
-//! copy for hours what it can't catch up with.
+//! Rule: what is left for the payload phase is no more than a last copy may have, however little the pass before copied. Passes go on as long as they get anywhere, up
+//! to the number that the user allows. They end early only if what is left is too much for a last copy, did not get less for several passes in a row, and these
+//! took long: a burst of writes that is over in seconds ends no backup, and a throttled backup does not copy for hours what it can't catch up with.
 
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ pub(super) struct Convergence {
     passes_max: u32,
     pub passes: u32,
     last_copied_bytes: u64,
-    /// What was to be copied when it was least; a little less does not count.
+    /// What was to be copied when it was least, since it last was little enough; a little less does not count.
     least_left_bytes: u64,
     in_vain: u32,
     in_vain_time: Duration,
@@ -62,7 +62,10 @@ impl Convergence {
         let fits = copied_bytes <= self.enough_bytes;
         let flat = fits && copied_bytes > self.last_copied_bytes / 10 * 7;
         self.last_copied_bytes = copied_bytes;
-        if outcome.moved_files == 0 && (copied_bytes <= SMALL_PASS_BYTES || flat) {
+        // A small pass may be followed by a burst of writes.
+        let little_is_left = left_bytes <= self.enough_bytes;
+        let is_steady = copied_bytes <= SMALL_PASS_BYTES || flat;
+        if outcome.moved_files == 0 && is_steady && little_is_left {
             return Verdict::Enough;
         }
         // A file that moved on is left whole: that tells nothing about the rate of writes.
@@ -75,7 +78,7 @@ impl Convergence {
         if self.passes < self.passes_max {
             return Verdict::Again;
         }
-        match fits || left_bytes <= self.enough_bytes {
+        match little_is_left {
             true => Verdict::Enough,
             false => Verdict::GiveUp {
                 shrinking: self.in_vain == 0,
@@ -85,8 +88,10 @@ impl Convergence {
 
     fn note_left(&mut self, left_bytes: u64, took: Duration) {
         let least = self.least_left_bytes;
-        if left_bytes <= self.enough_bytes || left_bytes < least / 10 * 9 {
-            self.least_left_bytes = left_bytes.min(least);
+        let is_enough = left_bytes <= self.enough_bytes;
+        if is_enough || left_bytes < least / 10 * 9 {
+            // What comes behind little enough is a burst, whose passes are measured by one another.
+            self.least_left_bytes = if is_enough { u64::MAX } else { left_bytes };
             self.in_vain = 0;
             self.in_vain_time = Duration::ZERO;
             return;
@@ -122,6 +127,27 @@ mod tests {
     #[test]
     fn a_small_pass_is_enough() {
         assert_eq!(verdicts(20, 60, &[500, 40, 8, 8]), [Again, Again, Enough]);
+    }
+
+    #[test]
+    fn a_burst_behind_a_small_pass_is_copied_first() {
+        let left = [500, 8, 400, 300, 30, 7, 6];
+        let verdicts = verdicts(20, 60, &left);
+        assert_eq!(verdicts[..5], [Again; 5]);
+        assert_eq!(verdicts[5], Enough);
+    }
+
+    #[test]
+    fn a_burst_behind_the_last_pass_allowed_is_too_much_for_a_last_copy() {
+        let used_up = GiveUp { shrinking: true };
+        assert_eq!(verdicts(2, 60, &[500, 8, 400]), [Again, used_up]);
+    }
+
+    #[test]
+    fn a_load_that_begins_behind_a_small_pass_and_stays_is_given_up() {
+        let verdicts = verdicts(20, 60, &[500, 8, 400, 410, 390, 400]);
+        assert_eq!(verdicts[..4], [Again; 4]);
+        assert_eq!(verdicts[4], IN_VAIN);
     }
 
     #[test]

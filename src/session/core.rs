@@ -10,14 +10,14 @@ use super::SessionOptions;
 use super::error::SessionError;
 use crate::capture_log::record::Header;
 use crate::capture_log::{Attributes, Control, FileId, Link, Segment};
-use crate::catalog::{Catalog, Seen, Work};
+use crate::catalog::{Catalog, Work};
 use crate::copy::Disks;
 use crate::digest::Digests;
 use crate::extents::Extents;
 use crate::live::Mirror;
 use crate::monitor::{Event, Phase, Progress};
 use crate::pass::Ledger;
-use crate::source::Traits;
+use crate::source::{self, Traits};
 use crate::target::Stage;
 
 /// What is removed while the log is read takes a few milliseconds.
@@ -34,9 +34,7 @@ pub(super) enum Reading {
     NoteUntil(u64),
     /// Apply to the stage, until the Cut of this id is taken.
     Apply { cut: u64 },
-    /// The cut is reached: nothing behind it is taken.
-    AtCut,
-    /// What stands behind the cut is set aside: the audit looks at it.
+    /// The Cut was taken. What stands behind it is set aside without its bytes: the audit looks at it, and the log, which takes them from a server that goes on, does not fill.
     Beyond,
 }
 
@@ -54,7 +52,6 @@ pub(super) struct State {
     /// What the control word must be; anything else means that capture was switched off.
     pub control: Control,
     pub failure: Option<SessionError>,
-    pub failed: bool,
     pub log_used_max_bytes: u64,
 }
 
@@ -81,14 +78,24 @@ pub(super) struct Core {
     pub changed: Condvar,
     pub counters: Counters,
     pub cancelled: Arc<AtomicBool>,
+    /// Set with [`State::failure`], and stays when that is taken.
+    pub failed: AtomicBool,
     /// Ends the reader.
     pub stopped: AtomicBool,
 }
 
 impl Core {
-    /// True when all work is in vain.
+    /// True when all work is in vain. Takes no lock: the throttle asks with its own one held, and the reader, with that of the state held, calls an exclude function that may set the throttle.
     pub fn over(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed) || self.state.lock().failed
+        self.cancelled.load(Ordering::Relaxed) || self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Ends the session. The lock of the state orders both for those who wait under it.
+    pub fn fail(&self, failure: SessionError) {
+        let mut state = self.state.lock();
+        state.failure.get_or_insert(failure);
+        self.failed.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
     }
 
     pub fn check(&self) -> Result<(), SessionError> {
@@ -99,7 +106,7 @@ impl Core {
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
-        if state.failed {
+        if self.failed.load(Ordering::Relaxed) {
             return Err(SessionError::Failed);
         }
         if self.cancelled.load(Ordering::Relaxed) {
@@ -142,7 +149,28 @@ impl Core {
         }
     }
 
-    /// Removes the copies of files that are gone.
+    /// Bytes that are dirty, by the sizes that files have by now: one that was never looked at, since it came from outside or is new, may be of any. The looks are taken
+    /// without the lock of the state, since the source may be slow.
+    pub fn dirty_bytes(&self) -> u64 {
+        let files = self.state.lock().catalog.dirty_beyond_size();
+        let sizes = files.into_iter().filter_map(|(path, file)| {
+            let size = source::size_of(&path, file)?;
+            Some((file, size))
+        });
+        let sizes: Vec<_> = sizes.collect();
+        let catalog = &mut self.state.lock().catalog;
+        for (file, size) in sizes {
+            catalog.note_size(file, size);
+        }
+        catalog.dirty_bytes()
+    }
+
+    /// What a last copy may have: while it is made, the log takes the bytes of all that is written.
+    pub fn enough_bytes(&self) -> u64 {
+        self.segment.capacity() / 2
+    }
+
+    /// Removes the copies of files that are gone, however long that takes: not while records carry bytes.
     pub fn remove_dropped(&self) {
         while let Some(slot) = self.next_dropped() {
             self.stage.remove_slot(slot);
@@ -207,8 +235,7 @@ impl Ledger for Core {
             .filter(|file| file.slot == work.slot);
         if let Some(file) = known {
             file.copied = true;
-            let since = work.since;
-            file.seen = Some(Seen { traits, since });
+            file.see(traits, work.since);
             // Of a file that came in under a new name nothing else tells them.
             file.attributes = attributes;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,6 +38,14 @@ struct Placing<'c> {
     /// An earlier name of the same file.
     link_to: Option<&'c Path>,
     state: &'c FileState,
+}
+
+/// What a file is in its place.
+#[derive(Clone, Copy, Default)]
+struct Placed {
+    size: u64,
+    crc32c: u32,
+    modified_ns: i64,
 }
 
 /// Where a source path in scope goes.
@@ -98,33 +107,23 @@ pub(super) fn name_everything(
         .into_iter()
         .partition(|placing| placing.link_to.is_some());
     let placed = place_all(&firsts, catalog, core, parallel)?;
-    let bytes = placed.iter().map(|(size, _)| size).sum();
+    let bytes = placed.iter().map(|placed| placed.size).sum();
     let mut linked = HashMap::new();
-    for (placing, (size, crc32c)) in firsts.into_iter().zip(placed) {
+    for (placing, placed) in firsts.into_iter().zip(placed) {
         if placing.state.names > 1 {
-            linked.insert(placing.path, (size, crc32c));
+            linked.insert(placing.path, placed);
         }
-        let kind = Kind::File {
-            size,
-            crc32c,
-            link_to: None,
-        };
-        entries.push(file_entry(&placing, catalog, kind));
+        entries.push(file_entry(&placing, catalog, placed, None));
     }
     for placing in links {
         let first = placing.link_to.expect("partitioned");
-        let (size, crc32c) = linked.get(first).copied().unwrap_or_default();
+        let placed = linked.get(first).copied().unwrap_or_default();
         let first = place_of(catalog, first);
         let at = stage.place(&place_of(catalog, placing.path));
         stage
             .link(&stage.place(&first), &at)
             .map_err(failed("link", &at))?;
-        let kind = Kind::File {
-            size,
-            crc32c,
-            link_to: Some(first),
-        };
-        entries.push(file_entry(&placing, catalog, kind));
+        entries.push(file_entry(&placing, catalog, placed, Some(first)));
     }
     // Last, and the deepest first: a directory's mode might forbid to work in it.
     for (at, attributes) in directories.into_iter().rev() {
@@ -159,26 +158,32 @@ fn entry(path: PathBuf, kind: Kind, attributes: &Attributes, modified_ns: i64) -
     }
 }
 
-fn file_entry(placing: &Placing<'_>, catalog: &Catalog, kind: Kind) -> Entry {
-    let state = placing.state;
+fn file_entry(
+    placing: &Placing<'_>,
+    catalog: &Catalog,
+    placed: Placed,
+    link_to: Option<PathBuf>,
+) -> Entry {
     let place = place_of(catalog, placing.path);
-    entry(place, kind, &state.attributes, modified_ns(state))
+    let kind = Kind::File {
+        size: placed.size,
+        crc32c: placed.crc32c,
+        link_to,
+    };
+    let attributes = &placing.state.attributes;
+    entry(place, kind, attributes, placed.modified_ns)
 }
 
-fn modified_ns(state: &FileState) -> i64 {
-    state.seen.map_or(0, |seen| seen.traits.modified_ns)
-}
-
-/// Moves the files and computes their checksums, with several workers. Gives size and checksum of each.
+/// Moves the files and computes their checksums, with several workers.
 fn place_all(
     placings: &[Placing<'_>],
     catalog: &Catalog,
     core: &Core,
     parallel: usize,
-) -> Result<Vec<(u64, u32)>, SessionError> {
+) -> Result<Vec<Placed>, SessionError> {
     let next = AtomicUsize::new(0);
     let failure: Mutex<Option<SessionError>> = Mutex::new(None);
-    let placed: Mutex<Vec<(u64, u32)>> = Mutex::new(vec![(0, 0); placings.len()]);
+    let placed = Mutex::new(vec![Placed::default(); placings.len()]);
     std::thread::scope(|scope| {
         for _ in 0..parallel {
             scope.spawn(|| {
@@ -206,29 +211,39 @@ fn place_all(
     }
 }
 
-fn place(
-    placing: &Placing<'_>,
-    catalog: &Catalog,
-    core: &Core,
-) -> Result<(u64, u32), SessionError> {
+fn place(placing: &Placing<'_>, catalog: &Catalog, core: &Core) -> Result<Placed, SessionError> {
     let at = core.stage.place(&place_of(catalog, placing.path));
     let slot = placing.state.slot;
     core.stage
         .move_slot(slot, &at)
         .map_err(failed("name", &at))?;
     let file = File::open(&at).map_err(failed("open", &at))?;
-    let summed = core
+    let (size, crc32c) = core
         .digests
         .sum(slot, &file)
         .map_err(failed("read back", &at))?;
     crate::target::confirm(&file).map_err(failed("sync", &at))?;
     // The page cache is the server's; what is not written yet begins to be.
-    crate::copy::drop_pages(&file, &(0..summed.0));
+    crate::copy::drop_pages(&file, &(0..size));
     set_owner_and_mode_of(&file, &at, &placing.state.attributes)?;
-    let modified = UNIX_EPOCH + Duration::from_nanos(modified_ns(placing.state).max(0) as u64);
-    file.set_modified(modified)
-        .map_err(failed("set the time of", &at))?;
-    Ok(summed)
+    let modified_ns = set_modified(&file, placing.state).map_err(failed("set the time of", &at))?;
+    Ok(Placed {
+        size,
+        crc32c,
+        modified_ns,
+    })
+}
+
+/// Gives the copy the time that its source was seen to have. A file that was made while records were applied, and written behind the cut before anybody looked, was never
+/// seen as it was at the cut: of its copy the time is near, since what the source got was applied at once.
+fn set_modified(copy: &File, state: &FileState) -> io::Result<i64> {
+    let Some(seen) = state.seen else {
+        let now = copy.metadata()?;
+        return Ok(now.mtime() * 1_000_000_000 + now.mtime_nsec());
+    };
+    let modified_ns = seen.traits.modified_ns;
+    copy.set_modified(UNIX_EPOCH + Duration::from_nanos(modified_ns.max(0) as u64))?;
+    Ok(modified_ns)
 }
 
 /// As [`set_owner_and_mode`], of an open file, and only what it does not have already: each change is one of the file system's.

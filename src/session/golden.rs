@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::core::Core;
 use super::error::SessionError;
 use super::{Cut, Session};
+use crate::capture_log::link::stat_field;
 use crate::catalog::{Catalog, Node};
 use crate::source::{self, Entry, Found};
 use crate::target::Stage;
@@ -97,13 +98,10 @@ fn freeze(core: &Core) -> Result<(Frozen, u32), SessionError> {
 
 fn all_stopped(pid: u32) -> std::io::Result<bool> {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-        let Ok(stat) = std::fs::read_to_string(task?.path().join("stat")) else {
+        let Ok(stat) = std::fs::read(task?.path().join("stat")) else {
             continue;
         };
-        let state = stat
-            .rsplit_once(") ")
-            .and_then(|(_, rest)| rest.chars().next());
-        if !matches!(state, Some('T' | 't' | 'Z' | 'X')) {
+        if !matches!(stat_field(&stat, 3), Some("T" | "t" | "Z" | "X")) {
             return Ok(false);
         }
     }

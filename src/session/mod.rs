@@ -200,7 +200,6 @@ impl Session {
             beyond: Vec::new(),
             control: Control::IDLE,
             failure: None,
-            failed: false,
             log_used_max_bytes: 0,
         };
         let core = Arc::new(Core {
@@ -215,6 +214,7 @@ impl Session {
             changed: Condvar::new(),
             counters,
             cancelled: Arc::default(),
+            failed: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
         });
         let mut session = Session {
@@ -314,6 +314,7 @@ impl Session {
         self.scan()?;
         self.end_phase(Phase::Scan);
         self.core.phase(Phase::BaseCopy);
+        self.core.remove_dropped();
         let outcome = self.pass(&self.core.options.throttle.clone())?;
         self.stats.copied_bytes += outcome.copied_bytes;
         self.end_phase(Phase::BaseCopy);
@@ -355,7 +356,6 @@ impl Session {
     fn pass(&self, throttle: &Throttle) -> Result<PassOutcome, SessionError> {
         let core = &self.core;
         let work = core.state.lock().catalog.take_work();
-        core.remove_dropped();
         let pass = Pass {
             stage: &core.stage,
             copying: CopyContext {
@@ -383,7 +383,7 @@ impl Session {
     /// Copies what changed, again and again, until little is left.
     pub fn converge(&mut self) -> Result<(), SessionError> {
         let reading = self.core.state.lock().reading;
-        if matches!(reading, Reading::AtCut | Reading::Beyond) {
+        if reading == Reading::Beyond {
             // The caller wants another cut than the one that is settled.
             self.leave_payload()?;
         }
@@ -395,17 +395,16 @@ impl Session {
 
     fn passes(&mut self) -> Result<(), SessionError> {
         let core = self.core.clone();
-        let dirty_bytes = || core.state.lock().catalog.dirty_bytes();
-        let enough_bytes = core.segment.capacity() / 2;
+        let enough_bytes = core.enough_bytes();
         self.settle_names()?;
         let mut convergence =
-            Convergence::new(enough_bytes, core.options.max_passes, dirty_bytes());
+            Convergence::new(enough_bytes, core.options.max_passes, core.dirty_bytes());
         loop {
             let start = Instant::now();
             let outcome = self.counted_pass()?;
             let took = start.elapsed();
             self.settle_names()?;
-            let left_bytes = dirty_bytes();
+            let left_bytes = core.dirty_bytes();
             match convergence.judge(&outcome, left_bytes, took) {
                 Verdict::Again => {}
                 Verdict::Enough => return Ok(()),
@@ -435,6 +434,7 @@ impl Session {
             .counters
             .pass
             .store(self.stats.passes, Ordering::Relaxed);
+        self.core.remove_dropped();
         let outcome = self.pass(&self.core.options.throttle.clone())?;
         self.stats.copied_bytes += outcome.copied_bytes;
         Ok(outcome)
@@ -469,7 +469,7 @@ impl Session {
             return Err(SessionError::Failed);
         }
         self.core
-            .wait(|state| state.reading == Reading::AtCut)
+            .wait(|state| state.reading == Reading::Beyond)
             .map(drop)?;
         let why = match self.unsettled() {
             None => self.unexplained_after_cut()?,

@@ -21,6 +21,7 @@ impl Session {
     /// Enters the payload phase. From then on the stage is kept current from the log alone.
     pub fn go_live(&mut self) -> Result<(), SessionError> {
         for _ in 0..RETURN_COUNT_MAX {
+            self.make_room_for_last_copy()?;
             self.core.phase(Phase::Payload);
             let why = match self.try_live()? {
                 None => {
@@ -41,6 +42,15 @@ impl Session {
             returns: RETURN_COUNT_MAX,
             why,
         })
+    }
+
+    /// Passes, if more is dirty than a last copy may have: the caller may have waited for minutes since the last one, and while the last copy is made the log fills with bytes.
+    fn make_room_for_last_copy(&mut self) -> Result<(), SessionError> {
+        self.core.drain()?;
+        match self.core.dirty_bytes() > self.core.enough_bytes() {
+            true => self.converge(),
+            false => Ok(()),
+        }
     }
 
     /// Gives the reason if only the source could settle something.
@@ -130,13 +140,24 @@ impl Session {
 
     /// Has the reader wait where it is, if there is something dirty and a pass behind it may settle that.
     fn hold_for_pass(&self) -> bool {
+        let cut = self.next_cut();
+        if !self.hold_if_dirty() {
+            return false;
+        }
+        // Of what is dirty where the reader waits; and while it does, the log fills with bytes.
+        let is_little = self.core.dirty_bytes() <= SMALL_PASS_BYTES;
+        if !is_little {
+            self.core.state.lock().reading = Reading::Apply { cut };
+        }
+        is_little
+    }
+
+    fn hold_if_dirty(&self) -> bool {
         let mut state = self.core.state.lock();
-        // While the reader waits, the log fills with bytes.
-        let much = state.catalog.dirty_bytes() > SMALL_PASS_BYTES;
         let is_clean = state.catalog.first_dirty().is_none();
         // What is mapped goes on changing without a record, so a copy of it settles nothing.
         let is_mapped = state.catalog.mapped().is_some();
-        if is_clean || is_mapped || much || state.catalog.needs_scan().is_some() {
+        if is_clean || is_mapped || state.catalog.needs_scan().is_some() {
             return false;
         }
         state.reading = Reading::NoteUntil(state.position);
@@ -192,6 +213,11 @@ impl Session {
     pub(super) fn leave_payload(&mut self) -> Result<(), SessionError> {
         self.stats.returns += 1;
         self.switch(Mode::Extents, |state, _| {
+            // What no copy could settle may be no file: a socket, a FIFO or a symbolic link looks like one in the log, if it comes under its name from outside.
+            if let Some(path) = state.catalog.first_dirty() {
+                let why = format!("{} may be no file", path.display());
+                state.catalog.ask_for_scan(why);
+            }
             for (header, body) in std::mem::take(&mut state.beyond) {
                 if let Some(record) = Record::decode(header, &body) {
                     reader::note(state, &record, header, &body);

@@ -35,7 +35,7 @@ pub(super) fn run(core: &Core, start_time: u64) {
     while !core.stopped.load(Ordering::Acquire) {
         match reader.batch() {
             Ok(0) => {
-                // While records are applied no pass comes that would do it, maybe for hours.
+                // While records are applied no pass comes that would do it, maybe for hours; and the last copies, during which the log fills, don't do it.
                 if matches!(core.state.lock().reading, Reading::Apply { .. }) {
                     core.remove_some_dropped();
                 }
@@ -43,13 +43,7 @@ pub(super) fn run(core: &Core, start_time: u64) {
                 pause = (pause * 2).min(POLL_MAX);
             }
             Ok(_) => pause = POLL_MIN,
-            Err(failure) => {
-                let mut state = core.state.lock();
-                state.failed = true;
-                state.failure.get_or_insert(failure);
-                core.changed.notify_all();
-                return;
-            }
+            Err(failure) => return core.fail(failure),
         }
         if reported.elapsed() > REPORT_INTERVAL {
             reported = Instant::now();
@@ -96,7 +90,7 @@ impl Reader<'_> {
             }
         }
         self.core.changed.notify_all();
-        if count < BATCH_LEN && state.reading != Reading::AtCut {
+        if count < BATCH_LEN {
             self.check_health(&state)?;
         }
         Ok(count)
@@ -106,7 +100,6 @@ impl Reader<'_> {
         match state.reading {
             Reading::Note | Reading::Apply { .. } | Reading::Beyond => true,
             Reading::NoteUntil(position) => self.log.head() < position,
-            Reading::AtCut => false,
         }
     }
 
@@ -120,7 +113,7 @@ impl Reader<'_> {
             Record::decode(header, &self.body).ok_or(SessionError::Damaged { position })?;
         if let (Record::Cut { id }, Reading::Apply { cut }) = (&record, state.reading) {
             if *id == cut {
-                state.reading = Reading::AtCut;
+                state.reading = Reading::Beyond;
             }
             return Ok(());
         }

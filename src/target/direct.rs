@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::source;
@@ -31,7 +31,12 @@ impl Part {
             return Err(TargetError::NotEmpty(target.into()));
         }
         let stage = target.join(INNER_STAGE_NAME);
-        fs::create_dir(&stage).map_err(TargetError::io("create", &stage))?;
+        // A copy has the mode of its source only in the end: until then nobody else comes here.
+        let mut builder = fs::DirBuilder::new();
+        builder.mode(0o700);
+        builder
+            .create(&stage)
+            .map_err(TargetError::io("create", &stage))?;
         let tree = stage.join(TREE_NAME);
         let made = fs::create_dir(&tree)
             .and_then(|()| fs::create_dir(stage.join(FILES_NAME)))
@@ -277,6 +282,16 @@ mod tests {
         };
         assert_eq!(names(&targets[0]), ["y"]);
         assert_eq!(names(&targets[1]), ["x"]);
+    }
+
+    #[test]
+    fn nobody_else_comes_to_copies_that_have_not_got_their_modes() {
+        let (_dir, targets) = two_targets();
+        let _stage = Stage::create_direct(&targets).unwrap();
+        for target in &targets {
+            let stage = fs::metadata(target.join(INNER_STAGE_NAME)).unwrap();
+            assert_eq!(stage.permissions().mode() & 0o7777, 0o700);
+        }
     }
 
     #[test]

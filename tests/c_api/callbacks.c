@@ -63,6 +63,71 @@ static void moments(void) {
     OK(close(fd));
 }
 
+/* Of a change of mode or owner there is no record. */
+static void change_modes(void) {
+    OK(chmod(in(source, "directory"), 0710));
+    OK(chmod(in(source, "directory/file"), 0604));
+    OK(chown(in(source, "directory"), 1, 2));
+}
+
+static void modes(void) {
+    OK(mkdir(in(source, "directory"), 0755));
+    fill(in(source, "directory/file"), 100, 'x');
+    backup = (struct backup){.before_stop = change_modes};
+    succeed(&backup);
+}
+
+/* A file that is made when the backup is live, and written without a pause until it is over. */
+static atomic_int written, stop_now;
+static pthread_t writer;
+
+static void *write_on(void *unused) {
+    int fd = open(in(source, "late"), O_WRONLY | O_CREAT, 0644);
+    OK(fd);
+    for (; !stop_now; written++)
+        CHECK(pwrite(fd, "late", 4, written % 1000) == 4, "pwrite");
+    OK(close(fd));
+    return unused;
+}
+
+static void begin_to_write(void) {
+    CHECK(pthread_create(&writer, NULL, write_on, NULL) == 0, "a thread");
+    while (written < 100)
+        usleep(1000);
+}
+
+static void made_when_live(void) {
+    struct stat found;
+    fill(in(source, "file"), 100, 'x');
+    backup = (struct backup){.before_stop = begin_to_write};
+    time_t begun = time(NULL);
+    succeed(&backup);
+    stop_now = 1;
+    CHECK(pthread_join(writer, NULL) == 0, "join");
+    OK(stat(in(destination, "late"), &found));
+    CHECK(found.st_mtime >= begun - 1 && found.st_mtime <= time(NULL), "the copy is of %ld, now it is %ld", (long)found.st_mtime, (long)begun);
+}
+
+/* What is no file comes from outside under a name in the source, and looks like a file in the log. */
+static void bring_what_is_no_file(void) {
+    char pipe[PATH_MAX], symbolic[PATH_MAX];
+    snprintf(pipe, sizeof pipe, "%s-pipe", source);
+    snprintf(symbolic, sizeof symbolic, "%s-symbolic", source);
+    OK(mkfifo(pipe, 0644));
+    OK(symlink("file", symbolic));
+    OK(rename(pipe, in(source, "pipe")));
+    OK(link(in(source, "pipe"), in(source, "linked")));
+    OK(rename(symbolic, in(source, "symbolic")));
+}
+
+static void no_files(void) {
+    fill(in(source, "file"), 100, 'x');
+    backup = (struct backup){.before_stop = bring_what_is_no_file};
+    succeed(&backup);
+    OK(unlink(in(source, "pipe")));
+    OK(unlink(in(source, "linked")));
+}
+
 /* Not seen by the library, and so close to the cut that only the audit behind it can find it. */
 static void change_from_outside(void) {
     char command[PATH_MAX + 80];
@@ -171,6 +236,37 @@ static void excluded(void) {
     OK(unlink(in(source, "unwanted")));
 }
 
+/* A file comes up while the copying threads are held: who reads the log asks whether it is left out, and the answer takes so long that these threads look meanwhile whether
+ * the backup still goes on. Then it lets them go on. */
+static atomic_int was_made;
+
+static int wait_then_unthrottle(const char *path) {
+    if (strstr(path, "/made_meanwhile") && was_made) {
+        usleep(600000);
+        tokubackup_throttle_backup(ULONG_MAX);
+    }
+    return 0;
+}
+
+static int make_once(float progress) {
+    count_polls(progress);
+    /* Long behind the scan. */
+    if (!was_made && polls == 10) {
+        was_made = 1;
+        fill(in(source, "made_meanwhile"), 100, 'x');
+    }
+    return 0;
+}
+
+static void throttled_by_exclude(void) {
+    fill(in(source, "file"), 16 << 20, 'x');
+    tokubackup_throttle_backup(0);
+    alarm(30);
+    backup = (struct backup){.poll = make_once, .exclude = wait_then_unthrottle};
+    succeed(&backup);
+    CHECK(was_made, "the backup was not held");
+}
+
 static atomic_int signals;
 
 static void note_signal(int number) {
@@ -231,7 +327,8 @@ int main(int argc, char **argv) {
     static const struct scenario scenarios[] = {
         {"moments", moments}, {"changed_from_outside", changed_from_outside}, {"paused", paused}, {"slowed", slowed}, {"at_a_rate", at_a_rate},
         {"stored_behind_the_copy", stored_behind_the_copy},
-        {"excluded", excluded}, {"signalled", signalled}, {"called_again", called_again}, {0},
+        {"modes", modes}, {"made_when_live", made_when_live}, {"no_files", no_files},
+        {"throttled_by_exclude", throttled_by_exclude}, {"excluded", excluded}, {"signalled", signalled}, {"called_again", called_again}, {0},
     };
     return run_scenario(scenarios, argc, argv);
 }

@@ -51,6 +51,30 @@ static void inside_the_source(void) {
     fail_with(&backup, EINVAL);
 }
 
+/* In either order, and by whatever path. */
+static void source_inside_a_source(void) {
+    char inner[PATH_MAX], other[PATH_MAX], around[PATH_MAX];
+    snprintf(inner, sizeof inner, "%s/inner", source);
+    snprintf(around, sizeof around, "%s/inner/..", source);
+    snprintf(other, sizeof other, "%s-other", destination);
+    OK(mkdir(inner, 0755));
+    OK(mkdir(other, 0755));
+    const char *destinations[] = {destination, other};
+    const char *pairs[][2] = {{source, inner}, {inner, source}, {around, inner}};
+    for (int i = 0; i < 3; i++) {
+        CHECK(back_up(&backup, pairs[i], destinations, 2) == EINVAL, "%d: %s", i, backup.message);
+        CHECK(strstr(backup.message, "inside the source directory"), "%s", backup.message);
+    }
+    OK(rmdir(other));
+    /* One that only begins like another is beside it. */
+    char beside[PATH_MAX];
+    snprintf(beside, sizeof beside, "%s-beside", source);
+    OK(mkdir(beside, 0755));
+    OK(mkdir(other, 0755));
+    const char *both[] = {source, beside};
+    CHECK(back_up(&backup, both, destinations, 2) == 0, "%s", backup.message);
+}
+
 /* As a user that is not root. */
 static void not_writable(void) {
     OK(chmod(destination, 0555));
@@ -104,6 +128,7 @@ int main(int argc, char **argv) {
     static const struct scenario scenarios[] = {
         {"missing", missing}, {"null", null}, {"no_functions", no_functions}, {"not_a_directory", not_a_directory},
         {"not_empty", not_empty}, {"no_source", no_source}, {"inside_the_source", inside_the_source},
+        {"source_inside_a_source", source_inside_a_source},
         {"not_writable", not_writable}, {"unreadable_source", unreadable_source}, {"full", full},
         {"stopped", stopped}, {"busy", busy}, {0},
     };

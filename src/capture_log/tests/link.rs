@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 use crate::capture_log::layout::*;
-use crate::capture_log::link::{rendezvous_name, segment_name, start_time_ticks};
+use crate::capture_log::link::{is_running, rendezvous_name, segment_name, start_time_ticks};
 use crate::capture_log::{Control, Link, LinkError, Mode, Record, Segment, shm};
 
 const SESSION: u64 = 0x12_3456_789a_bcde;
@@ -349,4 +349,24 @@ fn a_file_shorter_than_asked_for_is_not_opened() {
     shm::create(&path, 100).unwrap();
     assert_eq!(shm::open_trusted(&path, 0, 101).unwrap_err(), Errno::INVAL);
     shm::open_trusted(&path, 0, 100).unwrap();
+}
+
+#[test]
+fn a_process_may_have_a_name_that_is_no_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir
+        .path()
+        .join(std::ffi::OsStr::from_bytes(b"a) R \xff\xfe"));
+    std::fs::copy("/bin/sleep", &program).unwrap();
+    let mut child = std::process::Command::new(&program)
+        .arg("60")
+        .spawn()
+        .unwrap();
+    let start = start_time_ticks(child.id());
+    let is_running = start
+        .as_ref()
+        .is_ok_and(|start| is_running(child.id(), *start));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(is_running, "{start:?}");
 }
