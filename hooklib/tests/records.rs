@@ -396,10 +396,17 @@ fn a_stream_makes_its_file_suspect() {
 
 #[test]
 fn a_writable_shared_mapping_makes_its_file_suspect() {
-    for call in ["mmap", "mmap64", "sys_mmap"] {
+    for call in [
+        "mmap",
+        "mmap64",
+        "sys_mmap",
+        "mprotect",
+        "pkey_mprotect",
+        "sys_mprotect",
+    ] {
         check_same(&[(&format!("{call} a"), "opaque a mapped, opaque a mapped")]);
     }
-    check_same(&[("mmap_private a", "")]);
+    check_same(&[("mmap_private a", ""), ("mprotect_private a", "")]);
 }
 
 #[test]

@@ -180,9 +180,12 @@ static void at_a_rate(void) {
 
 enum { MAPPED = 4096 };
 static char *map;
+static int protected;
 
 static int store_and_unmap(float progress) {
     if (map && progress > 0.5) {
+        if (protected)
+            OK(mprotect(map, MAPPED, PROT_READ | PROT_WRITE));
         memset(map, 'z', MAPPED);
         OK(munmap(map, MAPPED));
         map = NULL;
@@ -201,6 +204,8 @@ static void stored_behind_the_copy(void) {
     CHECK(map != MAP_FAILED, "mmap");
     memset(map, 'y', MAPPED);
     OK(close(fd));
+    if (protected)
+        OK(mprotect(map, MAPPED, PROT_READ));
     tokubackup_throttle_backup(4 << 20);
     backup = (struct backup){.poll = store_and_unmap};
     succeed(&backup);
@@ -210,6 +215,12 @@ static void stored_behind_the_copy(void) {
     OK(fd);
     CHECK(read(fd, &byte, 1) == 1 && byte == 'z', "the copy has %c", byte);
     OK(close(fd));
+}
+
+/* As above, but nothing is mapped for writing when the backup begins. */
+static void stored_once_allowed(void) {
+    protected = 1;
+    stored_behind_the_copy();
 }
 
 static int asked_for_this, asked_for_others;
@@ -326,7 +337,7 @@ int main(int argc, char **argv) {
     caller = pthread_self();
     static const struct scenario scenarios[] = {
         {"moments", moments}, {"changed_from_outside", changed_from_outside}, {"paused", paused}, {"slowed", slowed}, {"at_a_rate", at_a_rate},
-        {"stored_behind_the_copy", stored_behind_the_copy},
+        {"stored_behind_the_copy", stored_behind_the_copy}, {"stored_once_allowed", stored_once_allowed},
         {"modes", modes}, {"made_when_live", made_when_live}, {"no_files", no_files},
         {"throttled_by_exclude", throttled_by_exclude}, {"excluded", excluded}, {"signalled", signalled}, {"called_again", called_again}, {0},
     };

@@ -52,6 +52,7 @@ scenarios! {
     zero_bytes_per_second_pause_until_changed = "callbacks" "paused", compare;
     one_byte_per_second_about_stops_and_is_polled = "callbacks" "slowed", compare;
     a_store_behind_the_copy_of_what_is_no_longer_mapped_is_in_the_copy = "callbacks" "stored_behind_the_copy", compare;
+    a_store_to_what_was_mapped_for_reading_only_is_in_the_copy = "callbacks" "stored_once_allowed", compare;
     a_rate_is_kept = "callbacks" "at_a_rate", compare;
     what_is_excluded_is_left_out = "callbacks" "excluded", compare;
     an_exclude_function_that_sets_the_throttle_holds_nobody_up = "callbacks" "throttled_by_exclude", compare;

@@ -66,6 +66,19 @@ static void by_mprotect(void)
     pause_us(1000);
 }
 
+/* As above, and of two stores the second changes no time of the file: its page is dirty by then. */
+static void by_mprotect_twice(void)
+{
+    map = mapped(mmap(NULL, LEN, PROT_READ, MAP_SHARED, fd, 0));
+    CHECK(mprotect(map, LEN, PROT_READ | PROT_WRITE));
+    unsigned char *at = map + below(LEN / 4096) * 4096;
+    fill(at, 100);
+    pause_us(1000 + (long)below(2000));
+    fill(at, 100);
+    CHECK(munmap(map, LEN));
+    pause_us(30000);
+}
+
 /* A private mapping changes no file: pwrite is what is captured. */
 static void by_private(void)
 {
@@ -89,6 +102,7 @@ static const struct action actions[] = {
     {"msync", by_msync, start64},
     {"short_mapping", by_short_mapping, start_file},
     {"mprotect", by_mprotect, start_file},
+    {"mprotect_twice", by_mprotect_twice, start_file},
     {"private", by_private, start_file},
     {"idle_mapping", by_idle_mapping, start},
 };

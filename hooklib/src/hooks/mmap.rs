@@ -1,4 +1,4 @@
-//! Memory mappings of files. Stores to a mapping pass no function, so a file that has a writable shared one is suspect as a whole.
+//! Memory mappings of files. Stores to a mapping pass no function, so a file that has a writable shared one, or has one made writable, is suspect as a whole.
 //!
 //! MAP_SYNC (a server's redo log on persistent memory) is declined with the answer of a file system that has no such thing: servers then write
 //! through calls. Allocators call mmap from malloc, before this library and even libc are ready: all mappings but writable shared ones of a file pass
@@ -6,11 +6,13 @@
 
 use engine::capture_log::Record;
 use libc::{
-    MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_WRITE, c_int, c_void, off64_t, size_t,
+    MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_WRITE, c_int, c_long, c_void, off64_t,
+    size_t,
 };
 
 use crate::capture::{Capture, recorded};
 use crate::inflight::Call;
+use crate::real::syscall;
 use crate::{lifecycle, maps, real};
 
 const MAP_TYPE: c_int = 0xf;
@@ -56,6 +58,23 @@ fn map_writable(fd: c_int, real: impl FnOnce() -> *mut c_void) -> *mut c_void {
 
 /// msync: the caller says that it has stored something.
 pub fn synced(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
+    stored(address, len, real)
+}
+
+/// mprotect: from here on the caller may store to what it has mapped, be it for reading only so far. A call that fails may have done so to a part of it.
+pub fn protected(
+    address: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    real: impl FnOnce() -> c_int,
+) -> c_int {
+    match prot & PROT_WRITE {
+        0 => real(),
+        _ => stored(address, len, real),
+    }
+}
+
+fn stored(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
     let Some(call) = Call::enter() else {
         return real();
     };
@@ -63,13 +82,13 @@ pub fn synced(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -
         return real();
     }
     recorded(&call, -1, real, |capture, real| {
-        if real.run() == Some(0) {
-            note_synced(capture, address as u64, len as u64);
+        if real.run().is_some() {
+            note_stored(capture, address as u64, len as u64);
         }
     })
 }
 
-fn note_synced(capture: &Capture<'_>, start: u64, len: u64) {
+fn note_stored(capture: &Capture<'_>, start: u64, len: u64) {
     let end = start.saturating_add(len);
     let seen = maps::each_mapping(|mapping| {
         if mapping.writable_shared
@@ -90,6 +109,22 @@ hooks! {
     (address: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, offset: off64_t) -> *mut c_void, |real| {
         // SAFETY: the caller's arguments, unchanged.
         mapped(prot, flags, fd, || unsafe { real(address, len, prot, flags, fd, offset) })
+    }
+
+    mprotect = libc::mprotect:
+    (address: *mut c_void, len: size_t, prot: c_int) -> c_int, |real| {
+        // SAFETY: the caller's arguments, unchanged.
+        protected(address, len, prot, || unsafe { real(address, len, prot) })
+    }
+}
+
+optional_hooks! {
+    // Before glibc 2.27 libc does not have it.
+    pkey_mprotect = c"pkey_mprotect":
+    (address: *mut c_void, len: size_t, prot: c_int, key: c_int) -> c_int, |_real| {
+        let args = [address as c_long, len as c_long, prot.into(), key.into(), 0, 0];
+        // SAFETY: the caller's arguments, unchanged.
+        protected(address, len, prot, || unsafe { syscall(libc::SYS_pkey_mprotect, args) } as c_int)
     }
 }
 

@@ -345,9 +345,18 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
             )),
             "fopen_read" => i64::from(libc::fclose(libc::fopen(path.as_ptr(), c"r".as_ptr()))),
             "mmap" | "mmap64" | "sys_mmap" => with_fd(args, libc::O_RDWR, |fd| store(call, fd)),
+            "mprotect" | "pkey_mprotect" | "sys_mprotect" => {
+                with_fd(args, libc::O_RDWR, |fd| store(call, fd))
+            }
             "mmap_private" => with_fd(args, libc::O_RDWR, |fd| {
                 let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
                 let address = libc::mmap(std::ptr::null_mut(), 4096, prot, flags, fd, 0);
+                libc::munmap(address, 4096).into()
+            }),
+            "mprotect_private" => with_fd(args, libc::O_RDWR, |fd| {
+                let null = std::ptr::null_mut();
+                let address = libc::mmap(null, 4096, libc::PROT_READ, libc::MAP_PRIVATE, fd, 0);
+                libc::mprotect(address, 4096, libc::PROT_READ | libc::PROT_WRITE);
                 libc::munmap(address, 4096).into()
             }),
             "mmap_sync" => with_fd(args, libc::O_RDWR, |fd| {
@@ -372,7 +381,7 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
     }
 }
 
-/// Maps, stores, syncs.
+/// Maps, for writing at once or later; stores, syncs.
 unsafe fn store(call: &str, fd: c_int) -> i64 {
     let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     // SAFETY: the file is at least 4096 bytes long.
@@ -381,9 +390,21 @@ unsafe fn store(call: &str, fd: c_int) -> i64 {
         let address = match call {
             "mmap" => libc::mmap(null, 4096, prot, flags, fd, 0),
             "mmap64" => libc::mmap64(null, 4096, prot, flags, fd, 0),
-            _ => libc::syscall(libc::SYS_mmap, null, 4096, prot, flags, fd, 0) as *mut c_void,
+            "sys_mmap" => {
+                libc::syscall(libc::SYS_mmap, null, 4096, prot, flags, fd, 0) as *mut c_void
+            }
+            _ => libc::mmap(null, 4096, libc::PROT_READ, flags, fd, 0),
         };
         if address == libc::MAP_FAILED {
+            return -1;
+        }
+        let allowed = match call {
+            "mprotect" => libc::mprotect(address, 4096, prot),
+            "pkey_mprotect" => pkey_mprotect(address, 4096, prot, -1),
+            "sys_mprotect" => libc::syscall(libc::SYS_mprotect, address, 4096, prot) as c_int,
+            _ => 0,
+        };
+        if allowed != 0 {
             return -1;
         }
         address.cast::<u8>().write(7);
@@ -391,6 +412,10 @@ unsafe fn store(call: &str, fd: c_int) -> i64 {
         libc::munmap(address, 4096);
         result.into()
     }
+}
+
+unsafe extern "C" {
+    fn pkey_mprotect(address: *mut c_void, len: usize, prot: c_int, key: c_int) -> c_int;
 }
 
 /// CALL FROM TO OFFSET LEN
