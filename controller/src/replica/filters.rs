@@ -63,12 +63,7 @@ mod tests {
     use crate::replica::plan::Start;
 
     fn lines(flavor: Flavor, major: u32, channel: &str, filters: &[(&str, &str)]) -> Vec<String> {
-        let version = Version {
-            flavor,
-            numbers: (major, 0, 1),
-            text: String::new(),
-            comment: String::new(),
-        };
+        let version = Version::plain(flavor, (major, 0, 1));
         let pair = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let source = Source {
             channel: channel.into(),

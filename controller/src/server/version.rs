@@ -83,6 +83,19 @@ impl fmt::Display for Version {
 }
 
 #[cfg(test)]
+impl Version {
+    /// Without the texts that a server says of itself.
+    pub fn plain(flavor: Flavor, numbers: (u32, u32, u32)) -> Version {
+        Version {
+            flavor,
+            numbers,
+            text: String::new(),
+            comment: String::new(),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
