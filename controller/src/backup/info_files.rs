@@ -114,7 +114,7 @@ fn mariadb_channels(channels: &[Channel]) -> String {
 }
 
 fn mysql_channels(version: &Version, channels: &[Channel], position: Option<&Position>) -> String {
-    let (change, word) = match version.numbers >= (8, 0, 23) {
+    let (change, word) = match version.has_change_source() {
         true => ("CHANGE REPLICATION SOURCE", "SOURCE"),
         false => ("CHANGE MASTER", "MASTER"),
     };

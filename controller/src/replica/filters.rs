@@ -46,11 +46,10 @@ fn parts(name: &str, value: &str) -> Vec<Option<String>> {
 }
 
 fn line(version: &Version, channel: &str, name: &str, part: &str) -> String {
-    let has_own_filters = version.numbers >= (8, 0, 1);
-    match (version.flavor, channel) {
-        (Flavor::MariaDb, "") => format!("{name}={part}"),
-        (Flavor::MariaDb, channel) => format!("{channel}.{name}={part}"),
-        (_, channel) if has_own_filters => format!("{name}={channel}:{part}"),
+    let has_own_filters = version.is_mysql_since((8, 0, 1));
+    match version.flavor {
+        Flavor::MariaDb if !channel.is_empty() => format!("{channel}.{name}={part}"),
+        _ if has_own_filters => format!("{name}={channel}:{part}"),
         _ => format!("{name}={part}"),
     }
 }
