@@ -51,15 +51,8 @@ impl Spellings {
         let path = normal(path);
         let known = path
             .ancestors()
-            .find_map(|named| Some((named, self.0.get(named)?)));
-        let Some((named, canonical)) = known else {
-            return path;
-        };
-        match path.strip_prefix(named) {
-            Ok(inner) if inner.as_os_str().is_empty() => canonical.clone(),
-            Ok(inner) => canonical.join(inner),
-            Err(_) => path,
-        }
+            .find_map(|named| rebased(&path, named, self.0.get(named)?));
+        known.unwrap_or(path)
     }
 }
 
@@ -74,6 +67,15 @@ pub fn normal(path: &Path) -> PathBuf {
         }
     }
     normal
+}
+
+/// What `path` is called once `from`, which it lies in, is `to`. Without a slash behind `to` itself: a link or an option may show it.
+pub fn rebased(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    let inner = path.strip_prefix(from).ok()?;
+    Some(match inner.as_os_str().is_empty() {
+        true => to.into(),
+        false => to.join(inner),
+    })
 }
 
 #[cfg(test)]
@@ -112,5 +114,14 @@ mod tests {
         }
         let text = serde_json::to_string(&spellings).unwrap();
         assert_eq!(serde_json::from_str::<Spellings>(&text).unwrap(), spellings);
+    }
+
+    #[test]
+    fn a_place_itself_is_moved_without_a_slash() {
+        let moved = |path: &str| rebased(Path::new(path), Path::new("/a/b"), Path::new("/c"));
+        let text = |path| moved(path).map(|moved| moved.display().to_string());
+        assert_eq!(text("/a/b").as_deref(), Some("/c"));
+        assert_eq!(text("/a/b/t").as_deref(), Some("/c/t"));
+        assert_eq!(text("/a/bt"), None);
     }
 }
