@@ -210,6 +210,12 @@ pub fn canonical(path: &Path) -> PathBuf {
     resolved.unwrap_or_else(|| path.into())
 }
 
+/// The same for the beginning of files' names: what else has just this name does not count.
+pub fn named_in_place(path: &Path) -> PathBuf {
+    let directory = canonical(path.parent().unwrap_or(Path::new("/")));
+    directory.join(path.file_name().unwrap_or_default())
+}
+
 #[cfg(test)]
 #[path = "roots_tests.rs"]
 mod tests;
