@@ -65,9 +65,7 @@ pub enum RootError {
     Pattern(#[from] PatternError),
     #[error("{path} leads to {target}, which was not part of the backup when it began")]
     Escaped { path: PathBuf, target: PathBuf },
-    #[error(
-        "{path} is not the same for this program as for the server, or only one of them sees it"
-    )]
+    #[error("{path} is there for the server, but for this program it is something else or missing")]
     SeenOtherwise { path: PathBuf },
     #[error("{path} leads to {target}, in which the data directory itself lies")]
     Around { path: PathBuf, target: PathBuf },
