@@ -13,6 +13,7 @@ use super::find_roots;
 pub use super::find_roots::find;
 use super::keep::{Filter, Keep, PatternError};
 use super::sight::Sight;
+use super::spellings::Spellings;
 use crate::server::Variables;
 
 /// Why a directory is a root; a restore needs to know.
@@ -173,19 +174,24 @@ impl Roots {
     }
 
     /// Fails if a link or a tablespace link file, each given with the absolute path that it leads to, leads to what the roots don't take: it was
-    /// made after they were looked for.
+    /// made after they were looked for. Notes where each leads.
     pub fn check_links<'l>(
         &self,
         links: impl IntoIterator<Item = (&'l Path, PathBuf)>,
+        spellings: &mut Spellings,
     ) -> Result<(), RootError> {
         for (path, link_target) in links {
-            let target = canonical(&link_target);
-            let is_there = target.exists();
-            if is_there && self.takes(&target) && !self.is_temporary(&target) {
-                continue;
+            let target = std::fs::canonicalize(&link_target).ok();
+            if let Some(target) = &target {
+                spellings.note(&link_target, target);
+                if self.takes(target) && !self.is_temporary(target) {
+                    continue;
+                }
             }
             // Where it leads for the server is what counts.
-            if self.sight.is_there(&link_target)? && is_there {
+            if self.sight.is_there(&link_target)?
+                && let Some(target) = target
+            {
                 let path = path.to_path_buf();
                 return Err(RootError::Escaped { path, target });
             }

@@ -16,10 +16,17 @@ pub struct Spellings(BTreeMap<PathBuf, PathBuf>);
 impl Spellings {
     /// Looks up what `path`, which is absolute, leads to.
     pub fn learn(&mut self, path: &Path) {
+        if let Ok(canonical) = std::fs::canonicalize(path) {
+            self.note(path, &canonical);
+        }
+    }
+
+    /// `canonical` is what `path`, which is absolute, was found to lead to.
+    pub fn note(&mut self, path: &Path, canonical: &Path) {
         let named = normal(path);
-        let Ok(canonical) = std::fs::canonicalize(path) else {
+        if named == canonical {
             return;
-        };
+        }
         // All files in a directory have its other name.
         let pair = match (named.parent(), canonical.parent()) {
             (Some(named), Some(directory))
@@ -27,7 +34,7 @@ impl Spellings {
             {
                 (named.to_path_buf(), directory.to_path_buf())
             }
-            _ => (named, canonical),
+            _ => (named, canonical.to_path_buf()),
         };
         // What is no text can't be written down here, and is found by its canonical name only.
         let is_text = pair.0.to_str().is_some() && pair.1.to_str().is_some();
