@@ -184,12 +184,7 @@ mod tests {
 
     fn program(executable: &str, arguments: &[&str]) -> Vec<String> {
         let server = ServerEntry {
-            version: Version {
-                flavor: Flavor::MySql,
-                numbers: (9, 7, 0),
-                text: String::new(),
-                comment: String::new(),
-            },
+            version: Version::plain(Flavor::MySql, (9, 7, 0)),
             uuid: String::new(),
             server_id: 1,
             hostname: String::new(),

@@ -13,7 +13,7 @@ use hotmirror::manifest::{Entry, Kind};
 use super::binlog_events::{self, RecoveryBegin, Scan};
 use super::cut::Readings;
 use super::keep::Filter;
-use super::roots::{DATA_PLACE, Roots};
+use super::roots::{DATA_PLACE, Roots, canonical, named_in_place};
 use crate::args::low::Binlogs;
 use crate::cancel::Cancel;
 use crate::client::{ClientError, ServerClient};
@@ -71,12 +71,10 @@ impl Location {
         let base = variables.path("log_bin_basename")?;
         let index = variables.path("log_bin_index");
         let index = index.unwrap_or_else(|| base.with_extension("index"));
-        let canonical = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-        let index_dir = canonical(index.parent()?);
         Some(Location {
             directory: canonical(base.parent()?),
             base: base.file_name()?.to_string_lossy().into_owned(),
-            index: index_dir.join(index.file_name()?),
+            index: named_in_place(&index),
         })
     }
 

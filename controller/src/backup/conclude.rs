@@ -46,15 +46,10 @@ pub fn conclude(
         mut entries,
         stats,
     } = settled;
-    ground
-        .roots
-        .check_links(links(stage.path(), &ground.roots, &entries))?;
-    let tablespaces = check_tablespaces(ground, server)?;
     let mut spellings = spellings(&server.variables, stage.path(), ground);
-    for (_, path) in links(stage.path(), &ground.roots, &entries) {
-        spellings.learn(&path);
-    }
-    tablespaces.iter().for_each(|path| spellings.learn(path));
+    let links = links(stage.path(), &ground.roots, &entries);
+    ground.roots.check_links(links, &mut spellings)?;
+    check_tablespaces(ground, server, &mut spellings)?;
     let position = position(
         args,
         ground,
@@ -218,14 +213,18 @@ fn spellings(variables: &Variables, stage: &Path, ground: &Ground) -> Spellings 
     spellings
 }
 
-/// MySQL keeps the places of tablespaces elsewhere in its dictionary, where no link in the stage tells of them. Gives all of them.
-fn check_tablespaces(ground: &Ground, server: &mut Server) -> Result<Vec<PathBuf>, Failure> {
+/// MySQL keeps the places of tablespaces elsewhere in its dictionary, where no link in the stage tells of them.
+fn check_tablespaces(
+    ground: &Ground,
+    server: &mut Server,
+    spellings: &mut Spellings,
+) -> Result<(), Failure> {
     let datadir = server.variables.datadir();
     let files = server.dialect.tablespace_files(server.client.as_mut())?;
     let paths: Vec<PathBuf> = files.iter().map(|file| datadir.join(file)).collect();
     let links = paths.iter().map(|path| (path.as_path(), path.clone()));
-    ground.roots.check_links(links)?;
-    Ok(paths)
+    ground.roots.check_links(links, spellings)?;
+    Ok(())
 }
 
 /// Symbolic links and tablespace link files in the stage, with where they lead in the source.

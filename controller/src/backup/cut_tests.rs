@@ -9,12 +9,7 @@ const STATUS: &str = "SHOW MASTER STATUS";
 const COLUMNS: [&str; 2] = ["File", "Position"];
 
 fn dialect() -> MariaDb {
-    MariaDb::new(Version {
-        flavor: Flavor::MariaDb,
-        numbers: (10, 11, 19),
-        text: String::new(),
-        comment: String::new(),
-    })
+    MariaDb::new(Version::plain(Flavor::MariaDb, (10, 11, 19)))
 }
 
 fn cut(

@@ -114,7 +114,7 @@ fn mariadb_channels(channels: &[Channel]) -> String {
 }
 
 fn mysql_channels(version: &Version, channels: &[Channel], position: Option<&Position>) -> String {
-    let (change, word) = match version.numbers >= (8, 0, 23) {
+    let (change, word) = match version.has_change_source() {
         true => ("CHANGE REPLICATION SOURCE", "SOURCE"),
         false => ("CHANGE MASTER", "MASTER"),
     };
@@ -148,17 +148,8 @@ mod tests {
     use super::*;
     use crate::server::Coordinates;
 
-    fn version(flavor: Flavor, numbers: (u32, u32, u32)) -> Version {
-        Version {
-            flavor,
-            numbers,
-            text: String::new(),
-            comment: String::new(),
-        }
-    }
-
     fn mariadb() -> Version {
-        version(Flavor::MariaDb, (10, 11, 1))
+        Version::plain(Flavor::MariaDb, (10, 11, 1))
     }
 
     fn position() -> Position {
@@ -199,7 +190,7 @@ mod tests {
 
     #[test]
     fn without_a_position_of_its_own_a_replica_has_what_its_channels_executed() {
-        let version = version(Flavor::MySql, (9, 7, 0));
+        let version = Version::plain(Flavor::MySql, (9, 7, 0));
         let text = mysql_channels(&version, &[channel("", true)], None);
         assert!(
             text.starts_with("SET GLOBAL gtid_purged='0-1-5';\n"),
@@ -211,7 +202,11 @@ mod tests {
     fn a_version_gets_the_words_that_it_knows() {
         let lines = |flavor, numbers| {
             let channels = [channel("", true), channel("two", false)];
-            mysql_channels(&version(flavor, numbers), &channels, Some(&position()))
+            mysql_channels(
+                &Version::plain(flavor, numbers),
+                &channels,
+                Some(&position()),
+            )
         };
         assert_eq!(
             lines(Flavor::MySql, (8, 0, 23)),

@@ -13,6 +13,7 @@ use super::find_roots;
 pub use super::find_roots::find;
 use super::keep::{Filter, Keep, PatternError};
 use super::sight::Sight;
+use super::spellings::Spellings;
 use crate::server::Variables;
 
 /// Why a directory is a root; a restore needs to know.
@@ -65,9 +66,7 @@ pub enum RootError {
     Pattern(#[from] PatternError),
     #[error("{path} leads to {target}, which was not part of the backup when it began")]
     Escaped { path: PathBuf, target: PathBuf },
-    #[error(
-        "{path} is not the same for this program as for the server, or only one of them sees it"
-    )]
+    #[error("{path} is there for the server, but for this program it is something else or missing")]
     SeenOtherwise { path: PathBuf },
     #[error("{path} leads to {target}, in which the data directory itself lies")]
     Around { path: PathBuf, target: PathBuf },
@@ -175,19 +174,24 @@ impl Roots {
     }
 
     /// Fails if a link or a tablespace link file, each given with the absolute path that it leads to, leads to what the roots don't take: it was
-    /// made after they were looked for.
+    /// made after they were looked for. Notes where each leads.
     pub fn check_links<'l>(
         &self,
         links: impl IntoIterator<Item = (&'l Path, PathBuf)>,
+        spellings: &mut Spellings,
     ) -> Result<(), RootError> {
         for (path, link_target) in links {
-            let target = canonical(&link_target);
-            let is_there = target.exists();
-            if is_there && self.takes(&target) && !self.is_temporary(&target) {
-                continue;
+            let target = std::fs::canonicalize(&link_target).ok();
+            if let Some(target) = &target {
+                spellings.note(&link_target, target);
+                if self.takes(target) && !self.is_temporary(target) {
+                    continue;
+                }
             }
             // Where it leads for the server is what counts.
-            if self.sight.is_there(&link_target)? && is_there {
+            if self.sight.is_there(&link_target)?
+                && let Some(target) = target
+            {
                 let path = path.to_path_buf();
                 return Err(RootError::Escaped { path, target });
             }
@@ -208,6 +212,12 @@ pub fn canonical(path: &Path) -> PathBuf {
         Some(parent.join(path.file_name()?))
     });
     resolved.unwrap_or_else(|| path.into())
+}
+
+/// The same for the beginning of files' names: what else has just this name does not count.
+pub fn named_in_place(path: &Path) -> PathBuf {
+    let directory = canonical(path.parent().unwrap_or(Path::new("/")));
+    directory.join(path.file_name().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -40,6 +40,15 @@ impl Server {
     }
 }
 
+/// What the server's roots are found to be, by what we see.
+fn found(variables: &Variables, tablespace_files: &[String]) -> Roots {
+    find(variables, tablespace_files, &Sight::default()).unwrap()
+}
+
+fn check(roots: &Roots, link: (&Path, PathBuf)) -> Result<(), RootError> {
+    roots.check_links([link], &mut Spellings::default())
+}
+
 fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
     expected
         .iter()
@@ -59,7 +68,7 @@ fn a_server_with_everything_in_its_data_directory_has_one_root() {
         ("innodb_data_file_path", "ibdata1:12M:autoextend"),
         ("aria_log_dir_path", datadir.as_str()),
     ]);
-    let roots = find(&variables, &["./a/t.ibd".into()], &Sight::default()).unwrap();
+    let roots = found(&variables, &["./a/t.ibd".into()]);
     assert_eq!(server.places(&roots), pairs(&[("data", "data")]));
 }
 
@@ -76,12 +85,7 @@ fn directories_outside_are_external_roots_that_keep_only_what_belongs() {
         ("log_bin_basename", bin.as_str()),
         ("innodb_log_group_home_dir", redo.as_str()),
     ]);
-    let roots = find(
-        &variables,
-        &[server.text("far/db/t.ibd")],
-        &Sight::default(),
-    )
-    .unwrap();
+    let roots = found(&variables, &[server.text("far/db/t.ibd")]);
     let expected = [
         ("data", "data"),
         ("external/0", "far/db"),
@@ -105,12 +109,7 @@ fn a_database_keeps_its_name_in_a_data_directory_elsewhere() {
     let server = Server::new(&["data/db", "far/db", "far/foreign"]);
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
-    let roots = find(
-        &variables,
-        &[server.text("far/db/t.ibd")],
-        &Sight::default(),
-    )
-    .unwrap();
+    let roots = found(&variables, &[server.text("far/db/t.ibd")]);
     assert_eq!(
         server.places(&roots),
         pairs(&[("data", "data"), ("external/0", "far")])
@@ -127,7 +126,7 @@ fn linked_databases_and_tables_are_followed() {
     symlink(server.path("fast/t.MYD"), server.path("data/db/t.MYD")).unwrap();
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let expected = [
         ("data", "data"),
         ("external/0", "far/shop"),
@@ -144,7 +143,7 @@ fn the_binlogs_may_lie_in_a_directory_around_the_data_directory() {
         ("datadir", datadir.as_str()),
         ("log_bin_basename", bin.as_str()),
     ]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     assert_eq!(
         roots.place(&server.path("mysql/data/ibdata1")),
         Some("data/ibdata1".into())
@@ -166,10 +165,7 @@ fn what_a_copy_must_not_have_is_left_out() {
         ("rocksdb_datadir", "./#rocksdb"),
         ("innodb_temp_data_file_path", "ibtmp1:12M:autoextend"),
     ]);
-    let filter = find(&variables, &[], &Sight::default())
-        .unwrap()
-        .filter(&variables, &[])
-        .unwrap();
+    let filter = found(&variables, &[]).filter(&variables, &[]).unwrap();
     for name in [
         "auto.cnf",
         "vm.pid",
@@ -206,7 +202,7 @@ fn a_directory_for_temporary_files_that_holds_logs_is_kept() {
         ("innodb_log_group_home_dir", ssd.as_str()),
         ("tmpdir", ssd.as_str()),
     ]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let filter = roots.filter(&variables, &[]).unwrap();
     assert!(!filter.leaves_out(&server.path("ssd/ib_logfile0")));
     assert!(filter.leaves_out(&server.path("ssd/#sql-temptable-1.MAI")));
@@ -219,7 +215,7 @@ fn a_directory_for_temporary_files_is_kept_if_a_linked_table_lies_in_it() {
     symlink(server.path("ssd/t.MYD"), server.path("data/db/t.MYD")).unwrap();
     let (datadir, ssd) = (server.text("data"), server.text("ssd"));
     let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", ssd.as_str())]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let filter = roots.filter(&variables, &[]).unwrap();
     assert!(!filter.leaves_out(&server.path("ssd/t.MYD")));
 }
@@ -240,7 +236,7 @@ fn a_directory_for_temporary_files_in_the_data_directory_is_kept_if_logs_lie_in_
             ("innodb_data_file_path", "ibdata1:12M:autoextend"),
             ("tmpdir", "fast"),
         ]);
-        let roots = find(&variables, &[], &Sight::default()).unwrap();
+        let roots = found(&variables, &[]);
         assert_eq!(server.places(&roots), pairs(&[("data", "data")]));
         let filter = roots.filter(&variables, &[]).unwrap();
         for kept in ["fast/ib_logfile0", "fast/undo"] {
@@ -250,7 +246,7 @@ fn a_directory_for_temporary_files_in_the_data_directory_is_kept_if_logs_lie_in_
     }
     let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", "fast")]);
     let files = ["./fast/t.ibd".to_string()];
-    let roots = find(&variables, &files, &Sight::default()).unwrap();
+    let roots = found(&variables, &files);
     let filter = roots.filter(&variables, &[]).unwrap();
     assert!(!filter.leaves_out(&server.path("data/fast/t.ibd")));
 }
@@ -262,7 +258,7 @@ fn every_directory_for_temporary_files_is_emptied_a_linked_one_too() {
     let (datadir, ssd) = (server.text("data"), server.text("ssd"));
     let list = format!("{ssd}:one");
     let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", list.as_str())]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let filter = roots.filter(&variables, &[]).unwrap();
     assert!(filter.leaves_out(&server.path("data/one/#sql-1.MAI")));
     assert!(filter.leaves_out(&server.path("ssd/#sql-1.MAI")));
@@ -276,7 +272,7 @@ fn a_linked_directory_for_temporary_files_is_kept_if_another_linked_one_lies_in_
     symlink(server.path("ssd/shop"), server.path("data/shop")).unwrap();
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", "tmp")]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let filter = roots.filter(&variables, &[]).unwrap();
     assert!(!filter.leaves_out(&server.path("ssd/shop")));
 }
@@ -287,10 +283,10 @@ fn a_link_into_an_emptied_directory_is_an_error() {
     std::fs::write(server.path("data/tmp/db/t.ibd"), "").unwrap();
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str()), ("tmpdir", "tmp")]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let link = (Path::new("data/db/t.isl"), server.path("data/tmp/db/t.ibd"));
     assert!(matches!(
-        roots.check_links([link]),
+        check(&roots, link),
         Err(RootError::Escaped { .. })
     ));
 }
@@ -305,7 +301,7 @@ fn the_directories_of_tokudb_are_taken_whole() {
         ("tokudb_data_dir", toku.as_str()),
         ("tokudb_log_dir", log.as_str()),
     ]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let expected = [
         ("data", "data"),
         ("external/0", "toku"),
@@ -323,14 +319,14 @@ fn a_tablespace_is_found_by_a_name_that_leads_out_of_the_data_directory() {
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
     for name in ["../far/ts.ibd".into(), server.text("data/../far/ts.ibd")] {
-        let roots = find(&variables, std::slice::from_ref(&name), &Sight::default()).unwrap();
+        let roots = found(&variables, std::slice::from_ref(&name));
         assert!(roots.takes(&server.path("far/ts.ibd")), "{name}");
         let link = (Path::new(&name), server.path("data").join(&name));
-        roots.check_links([link]).unwrap();
+        check(&roots, link).unwrap();
     }
     // And one that comes back into it.
     let files = ["../data/db/t.ibd".into()];
-    let roots = find(&variables, &files, &Sight::default()).unwrap();
+    let roots = found(&variables, &files);
     assert_eq!(server.places(&roots), pairs(&[("data", "data")]));
 }
 
@@ -354,7 +350,7 @@ fn a_system_tablespace_on_a_device_is_refused() {
         let error = find(&variables(files), &[], &Sight::default()).unwrap_err();
         assert!(error.to_string().contains("/dev/null"), "{error}");
     }
-    find(&variables("ibdata1:12M;later:12M"), &[], &Sight::default()).unwrap();
+    found(&variables("ibdata1:12M;later:12M"), &[]);
 }
 
 #[test]
@@ -370,10 +366,10 @@ fn what_is_another_directory_for_the_server_is_refused() {
     let error = find(&variables, &[], &sight).unwrap_err();
     assert!(matches!(error, RootError::SeenOtherwise { .. }), "{error}");
 
-    let mut roots = find(&variables, &[], &Sight::default()).unwrap();
+    let mut roots = found(&variables, &[]);
     roots.sight = sight;
     let target = server.path("missing/t.ibd");
-    let check = || roots.check_links([(Path::new("data/t.isl"), target.clone())]);
+    let check = || check(&roots, (Path::new("data/t.isl"), target.clone()));
     check().unwrap();
     std::fs::create_dir_all(below(target.clone())).unwrap();
     assert!(matches!(check(), Err(RootError::SeenOtherwise { .. })));
@@ -384,14 +380,14 @@ fn a_link_that_appeared_during_the_backup_is_an_error() {
     let server = Server::new(&["data", "late"]);
     let datadir = server.text("data");
     let variables = Variables::from([("datadir", datadir.as_str())]);
-    let roots = find(&variables, &[], &Sight::default()).unwrap();
+    let roots = found(&variables, &[]);
     let link = (Path::new("data/late"), server.path("late"));
     assert!(matches!(
-        roots.check_links([link]),
+        check(&roots, link),
         Err(RootError::Escaped { .. })
     ));
     let inner = (Path::new("data/x"), server.path("data/db/x"));
-    roots.check_links([inner]).unwrap();
+    check(&roots, inner).unwrap();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::roots::canonical;
+use super::roots::{canonical, named_in_place};
 use crate::server::Variables;
 
 /// How the files are read. Names that a flavor does not have are skipped.
@@ -156,12 +156,6 @@ fn resolved((name, value): (String, String)) -> (String, String) {
         true => (name, canonical(path).display().to_string()),
         false => (name, value),
     }
-}
-
-/// The beginning of files' names: what else has just this name does not count.
-fn named_in_place(path: &Path) -> PathBuf {
-    let directory = canonical(path.parent().unwrap_or(Path::new("/")));
-    directory.join(path.file_name().unwrap_or_default())
 }
 
 /// Relative inside the data directory: an index with absolute names would lead a copy to the files of the live server.

@@ -16,10 +16,17 @@ pub struct Spellings(BTreeMap<PathBuf, PathBuf>);
 impl Spellings {
     /// Looks up what `path`, which is absolute, leads to.
     pub fn learn(&mut self, path: &Path) {
+        if let Ok(canonical) = std::fs::canonicalize(path) {
+            self.note(path, &canonical);
+        }
+    }
+
+    /// `canonical` is what `path`, which is absolute, was found to lead to.
+    pub fn note(&mut self, path: &Path, canonical: &Path) {
         let named = normal(path);
-        let Ok(canonical) = std::fs::canonicalize(path) else {
+        if named == canonical {
             return;
-        };
+        }
         // All files in a directory have its other name.
         let pair = match (named.parent(), canonical.parent()) {
             (Some(named), Some(directory))
@@ -27,7 +34,7 @@ impl Spellings {
             {
                 (named.to_path_buf(), directory.to_path_buf())
             }
-            _ => (named, canonical),
+            _ => (named, canonical.to_path_buf()),
         };
         // What is no text can't be written down here, and is found by its canonical name only.
         let is_text = pair.0.to_str().is_some() && pair.1.to_str().is_some();
@@ -51,15 +58,8 @@ impl Spellings {
         let path = normal(path);
         let known = path
             .ancestors()
-            .find_map(|named| Some((named, self.0.get(named)?)));
-        let Some((named, canonical)) = known else {
-            return path;
-        };
-        match path.strip_prefix(named) {
-            Ok(inner) if inner.as_os_str().is_empty() => canonical.clone(),
-            Ok(inner) => canonical.join(inner),
-            Err(_) => path,
-        }
+            .find_map(|named| rebased(&path, named, self.0.get(named)?));
+        known.unwrap_or(path)
     }
 }
 
@@ -74,6 +74,15 @@ pub fn normal(path: &Path) -> PathBuf {
         }
     }
     normal
+}
+
+/// What `path` is called once `from`, which it lies in, is `to`. Without a slash behind `to` itself: a link or an option may show it.
+pub fn rebased(path: &Path, from: &Path, to: &Path) -> Option<PathBuf> {
+    let inner = path.strip_prefix(from).ok()?;
+    Some(match inner.as_os_str().is_empty() {
+        true => to.into(),
+        false => to.join(inner),
+    })
 }
 
 #[cfg(test)]
@@ -112,5 +121,14 @@ mod tests {
         }
         let text = serde_json::to_string(&spellings).unwrap();
         assert_eq!(serde_json::from_str::<Spellings>(&text).unwrap(), spellings);
+    }
+
+    #[test]
+    fn a_place_itself_is_moved_without_a_slash() {
+        let moved = |path: &str| rebased(Path::new(path), Path::new("/a/b"), Path::new("/c"));
+        let text = |path| moved(path).map(|moved| moved.display().to_string());
+        assert_eq!(text("/a/b").as_deref(), Some("/c"));
+        assert_eq!(text("/a/b/t").as_deref(), Some("/c/t"));
+        assert_eq!(text("/a/bt"), None);
     }
 }

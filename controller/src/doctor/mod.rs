@@ -247,12 +247,7 @@ mod tests {
     use crate::server::mariadb::{CHANNELS, MariaDb};
 
     fn mariadb() -> MariaDb {
-        MariaDb::new(Version {
-            flavor: Flavor::MariaDb,
-            numbers: (10, 11, 1),
-            text: String::new(),
-            comment: String::new(),
-        })
+        MariaDb::new(Version::plain(Flavor::MariaDb, (10, 11, 1)))
     }
 
     #[test]

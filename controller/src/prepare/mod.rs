@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::args::low::PrepareArgs;
 use crate::args::{UsageError, units};
 use crate::backup::roots::{Role, RootEntry};
+use crate::backup::spellings::rebased;
 use crate::cancel::Cancel;
 use crate::exit::Failure;
 use crate::files;
@@ -152,8 +153,7 @@ pub fn with_spellings(mut places: Vec<Place>, manifest: &Manifest) -> Vec<Place>
         let holds = |place: &&Place| canonical.starts_with(&place.original);
         let depth = |place: &&Place| place.original.components().count();
         let place = places.iter().filter(holds).max_by_key(depth)?;
-        let inner = canonical.strip_prefix(&place.original).ok()?;
-        Some(place.now.join(inner)).filter(|now| now.is_dir())
+        rebased(canonical, &place.original, &place.now).filter(|now| now.is_dir())
     };
     let spelled = manifest.spellings.iter().filter_map(|(named, canonical)| {
         Some(Place {

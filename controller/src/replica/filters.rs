@@ -46,11 +46,10 @@ fn parts(name: &str, value: &str) -> Vec<Option<String>> {
 }
 
 fn line(version: &Version, channel: &str, name: &str, part: &str) -> String {
-    let has_own_filters = version.numbers >= (8, 0, 1);
-    match (version.flavor, channel) {
-        (Flavor::MariaDb, "") => format!("{name}={part}"),
-        (Flavor::MariaDb, channel) => format!("{channel}.{name}={part}"),
-        (_, channel) if has_own_filters => format!("{name}={channel}:{part}"),
+    let has_own_filters = version.is_mysql_since((8, 0, 1));
+    match version.flavor {
+        Flavor::MariaDb if !channel.is_empty() => format!("{channel}.{name}={part}"),
+        _ if has_own_filters => format!("{name}={channel}:{part}"),
         _ => format!("{name}={part}"),
     }
 }
@@ -63,12 +62,7 @@ mod tests {
     use crate::replica::plan::Start;
 
     fn lines(flavor: Flavor, major: u32, channel: &str, filters: &[(&str, &str)]) -> Vec<String> {
-        let version = Version {
-            flavor,
-            numbers: (major, 0, 1),
-            text: String::new(),
-            comment: String::new(),
-        };
+        let version = Version::plain(flavor, (major, 0, 1));
         let pair = |(name, value): &(&str, &str)| (name.to_string(), value.to_string());
         let source = Source {
             channel: channel.into(),

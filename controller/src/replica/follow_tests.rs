@@ -31,12 +31,7 @@ const THROUGH: &[&str] = &[
 const STATUS: &str = "SHOW ALL SLAVES STATUS";
 
 fn words() -> Words {
-    Words::of(&Version {
-        flavor: Flavor::MariaDb,
-        numbers: (10, 11, 1),
-        text: String::new(),
-        comment: String::new(),
-    })
+    Words::of(&Version::plain(Flavor::MariaDb, (10, 11, 1)))
 }
 
 fn wait(client: ScriptedClient, end: Option<End>) -> Result<Vec<Status>, ReplicaError> {

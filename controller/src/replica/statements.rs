@@ -27,7 +27,7 @@ impl From<String> for Statement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Words {
     flavor: Flavor,
-    /// REPLICA and SOURCE instead of SLAVE and MASTER; in CHANGE they came with 8.0.23, a version later than in the rest.
+    /// REPLICA and SOURCE instead of SLAVE and MASTER; in CHANGE they came later.
     replica: bool,
     change_source: bool,
     /// RESET MASTER has a new name.
@@ -39,12 +39,11 @@ pub struct Words {
 
 impl Words {
     pub fn of(version: &Version) -> Words {
-        let is_mysql_since =
-            |numbers| version.flavor != Flavor::MariaDb && version.numbers >= numbers;
+        let is_mysql_since = |numbers| version.is_mysql_since(numbers);
         Words {
             flavor: version.flavor,
             replica: is_mysql_since((8, 0, 22)),
-            change_source: is_mysql_since((8, 0, 23)),
+            change_source: version.has_change_source(),
             reset_binlogs: is_mysql_since((8, 2, 0)),
             named_channels: is_mysql_since((5, 7, 6)),
             public_key: is_mysql_since((8, 0, 4)),

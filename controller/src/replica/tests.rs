@@ -9,11 +9,7 @@ use crate::server::{Channel, Coordinates, Flavor, Position, Version};
 
 fn manifest(flavor: Flavor, numbers: (u32, u32, u32)) -> Manifest {
     let mut manifest = restore::tests::manifest(std::path::Path::new("/"), Vec::new());
-    manifest.server.version = Version {
-        flavor,
-        numbers,
-        ..manifest.server.version
-    };
+    manifest.server.version = Version::plain(flavor, numbers);
     let is_mariadb = flavor == Flavor::MariaDb;
     manifest.server.hostname = "db1".into();
     manifest.server.port = 3306;

@@ -71,8 +71,7 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Gives where everything is now.
-pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<Vec<Destination>, Failure> {
+pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<(), Failure> {
     let backup = absolute(args.from.clone());
     let manifest = Manifest::read(&backup)?;
     if manifest.prepare_begun.is_some() {
@@ -106,7 +105,7 @@ pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<Vec<Destinati
         );
     }
     tell_of_directories(&order);
-    Ok(order.destinations)
+    Ok(())
 }
 
 /// MySQL looks for tablespaces elsewhere only where its settings say.

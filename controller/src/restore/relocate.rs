@@ -10,7 +10,7 @@ use hotmirror::manifest::{Entry, Kind};
 use super::place::Destination;
 use super::transfer::staged;
 use super::{Order, RestoreError};
-use crate::backup::spellings::{Spellings, normal};
+use crate::backup::spellings::{Spellings, normal, rebased};
 use crate::files::FileError;
 
 pub fn relocate(order: &Order<'_>) -> Result<(), RestoreError> {
@@ -47,11 +47,7 @@ pub fn moved(spellings: &Spellings, destinations: &[Destination], path: &Path) -
     let holds = |destination: &&Destination| canonical.starts_with(&destination.source);
     let depth = |destination: &&Destination| destination.source.components().count();
     let destination = destinations.iter().filter(holds).max_by_key(depth)?;
-    let inner = canonical.strip_prefix(&destination.source).ok()?;
-    let now = match inner.as_os_str().is_empty() {
-        true => destination.directory.clone(),
-        false => destination.directory.join(inner),
-    };
+    let now = rebased(&canonical, &destination.source, &destination.directory)?;
     (now != path).then_some(now)
 }
 

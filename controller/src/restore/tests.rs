@@ -101,12 +101,7 @@ pub fn manifest(backup: &Path, roots: Vec<RootEntry>) -> Manifest {
         cut_at: String::new(),
         finished: String::new(),
         server: ServerEntry {
-            version: Version {
-                flavor: Flavor::MariaDb,
-                numbers: (10, 11, 1),
-                text: String::new(),
-                comment: String::new(),
-            },
+            version: Version::plain(Flavor::MariaDb, (10, 11, 1)),
             uuid: String::new(),
             server_id: 1,
             hostname: String::new(),

@@ -12,6 +12,7 @@ use hotmirror::manifest::{Entry, Kind};
 
 use super::place::Destination;
 use super::{Order, RestoreError};
+use crate::backup::spellings::rebased;
 use crate::cancel::Cancel;
 use crate::files::{self, FileError};
 use crate::system;
@@ -19,13 +20,9 @@ use crate::verify::{self, VerifyError};
 
 /// Where an entry of the backup goes, while the restore is under way.
 pub fn staged(destinations: &[Destination], entry: &Path) -> Option<PathBuf> {
-    destinations.iter().find_map(|destination| {
-        let inner = entry.strip_prefix(&destination.place).ok()?;
-        Some(match inner.as_os_str().is_empty() {
-            true => destination.stage.clone(),
-            false => destination.stage.join(inner),
-        })
-    })
+    destinations
+        .iter()
+        .find_map(|destination| rebased(entry, &destination.place, &destination.stage))
 }
 
 pub fn copy(order: &Order<'_>, cancel: &Cancel) -> Result<(), RestoreError> {

@@ -11,17 +11,8 @@ const OPEN: &str = "SHOW GLOBAL STATUS LIKE 'Slave_open_temp_tables'";
 const GROUP: &str = "SELECT MEMBER_ID FROM performance_schema.replication_group_members \
     WHERE MEMBER_ID <> '' AND MEMBER_STATE <> 'OFFLINE' LIMIT 1";
 
-fn version(flavor: Flavor, numbers: (u32, u32, u32)) -> Version {
-    Version {
-        flavor,
-        numbers,
-        text: String::new(),
-        comment: String::new(),
-    }
-}
-
 fn mariadb() -> MariaDb {
-    MariaDb::new(version(Flavor::MariaDb, (10, 11, 19)))
+    MariaDb::new(Version::plain(Flavor::MariaDb, (10, 11, 19)))
 }
 
 /// What would be undone.
@@ -255,7 +246,7 @@ fn an_applier_that_may_have_stopped_is_on_the_stack() {
 
 #[test]
 fn a_member_of_a_group_is_refused() {
-    let mysql = MySql::new(version(Flavor::MySql, (9, 7, 4)));
+    let mysql = MySql::new(Version::plain(Flavor::MySql, (9, 7, 4)));
     let client = ScriptedClient::new().rows(GROUP, &["MEMBER_ID"], &[&["uuid"]]);
     let (outcome, _) = safely(client, &mysql, request(1000, TimeoutAction::Fail));
     assert!(matches!(outcome, Err(SafeSlaveError::GroupMember)));
@@ -278,13 +269,13 @@ fn mysql_is_spoken_to_in_the_words_of_its_version() {
     let client =
         open(client, "Replica_open_temp_tables").done("STOP REPLICA SQL_THREAD FOR CHANNEL 'one'");
     let client = open(client, "Replica_open_temp_tables");
-    let mysql = MySql::new(version(Flavor::MySql, (9, 7, 4)));
+    let mysql = MySql::new(Version::plain(Flavor::MySql, (9, 7, 4)));
     assert!(safely(client, &mysql, request).0.is_ok());
 
     let client =
         ScriptedClient::new().rows("SHOW SLAVE STATUS", &["Slave_SQL_Running"], &[&["Yes"]]);
     let client = open(client, "Slave_open_temp_tables").done("STOP SLAVE SQL_THREAD");
     let client = open(client, "Slave_open_temp_tables");
-    let mysql = MySql5::new(version(Flavor::MySql, (5, 6, 24)));
+    let mysql = MySql5::new(Version::plain(Flavor::MySql, (5, 6, 24)));
     assert!(safely(client, &mysql, request).0.is_ok());
 }

@@ -267,12 +267,7 @@ mod tests {
     use crate::server::Flavor;
 
     fn mariadb(minor: u32) -> MariaDb {
-        MariaDb::new(Version {
-            flavor: Flavor::MariaDb,
-            numbers: (10, minor, 1),
-            text: String::new(),
-            comment: String::new(),
-        })
+        MariaDb::new(Version::plain(Flavor::MariaDb, (10, minor, 1)))
     }
 
     fn privilege_names(minor: u32, flush: &str) -> Vec<&'static str> {

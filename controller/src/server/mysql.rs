@@ -209,10 +209,9 @@ mod tests {
     use super::*;
     use crate::client::scripted::ScriptedClient;
     use crate::server::Flavor;
-    use crate::server::mysql_words::tests::version;
 
     fn mysql() -> MySql {
-        MySql::new(version(Flavor::MySql, 9, 7, 4))
+        MySql::new(Version::plain(Flavor::MySql, (9, 7, 4)))
     }
 
     fn plan(

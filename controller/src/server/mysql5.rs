@@ -133,11 +133,10 @@ mod tests {
     use super::*;
     use crate::client::scripted::ScriptedClient;
     use crate::server::Flavor;
-    use crate::server::mysql_words::tests::version;
 
     #[test]
     fn commits_are_held_by_a_read_lock_unless_none_is_asked_for() {
-        let dialect = MySql5::new(version(Flavor::MySql, 5, 6, 24));
+        let dialect = MySql5::new(Version::plain(Flavor::MySql, (5, 6, 24)));
         let mut client = ScriptedClient::new();
         let mut plan = |choice| dialect.lock_plan(choice, &mut client, &Variables::default());
         assert_eq!(plan(LockChoice::Auto).unwrap(), FTWRL);

@@ -88,22 +88,13 @@ pub fn channel(row: &Row) -> Channel {
 }
 
 #[cfg(test)]
-pub mod tests {
+mod tests {
     use super::*;
     use crate::client::scripted::ScriptedClient;
     use crate::server::Flavor;
 
-    pub fn version(flavor: Flavor, major: u32, minor: u32, patch: u32) -> Version {
-        Version {
-            flavor,
-            numbers: (major, minor, patch),
-            text: String::new(),
-            comment: String::new(),
-        }
-    }
-
     fn words(major: u32, minor: u32, patch: u32) -> Words {
-        Words::of(&version(Flavor::MySql, major, minor, patch))
+        Words::of(&Version::plain(Flavor::MySql, (major, minor, patch)))
     }
 
     #[test]

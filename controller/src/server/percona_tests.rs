@@ -12,7 +12,7 @@ use crate::backup::server::Server;
 use crate::client::wire::{Script, WireServer};
 use crate::client::{Credentials, Endpoint, MysqlClient};
 use crate::server::Dialect;
-use crate::server::mysql_words::{GTIDS, tests::version};
+use crate::server::mysql_words::GTIDS;
 use crate::server::{Flavor, transactional};
 
 const TABLE_LOCK: &str = "LOCK TABLES FOR BACKUP";
@@ -22,7 +22,7 @@ const STATUS: &str = "SHOW MASTER STATUS";
 const CHANNELS: &str = "SHOW SLAVE STATUS";
 
 fn percona() -> Percona {
-    Percona::new(version(Flavor::Percona, 5, 7, 22))
+    Percona::new(Version::plain(Flavor::Percona, (5, 7, 22)))
 }
 
 /// `--lock=binlog` on a server with a table of this name that has no transactions.

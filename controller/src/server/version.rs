@@ -68,6 +68,16 @@ impl Version {
     pub fn at_least(&self, major: u32, minor: u32) -> bool {
         (self.numbers.0, self.numbers.1) >= (major, minor)
     }
+
+    /// MySQL or Percona Server, whose numbers mean the same, from `numbers` on.
+    pub fn is_mysql_since(&self, numbers: (u32, u32, u32)) -> bool {
+        self.flavor != Flavor::MariaDb && self.numbers >= numbers
+    }
+
+    /// CHANGE REPLICATION SOURCE instead of CHANGE MASTER, a version later than other statements say REPLICA.
+    pub fn has_change_source(&self) -> bool {
+        self.is_mysql_since((8, 0, 23))
+    }
 }
 
 impl fmt::Display for Version {
@@ -79,6 +89,19 @@ impl fmt::Display for Version {
         };
         let (major, minor, patch) = self.numbers;
         write!(f, "{name} {major}.{minor}.{patch}")
+    }
+}
+
+#[cfg(test)]
+impl Version {
+    /// Without the texts that a server says of itself.
+    pub fn plain(flavor: Flavor, numbers: (u32, u32, u32)) -> Version {
+        Version {
+            flavor,
+            numbers,
+            text: String::new(),
+            comment: String::new(),
+        }
     }
 }
 
