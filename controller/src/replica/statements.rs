@@ -39,14 +39,13 @@ pub struct Words {
 
 impl Words {
     pub fn of(version: &Version) -> Words {
-        let is_mysql_since = |numbers| version.is_mysql_since(numbers);
         Words {
             flavor: version.flavor,
-            replica: is_mysql_since((8, 0, 22)),
+            replica: version.is_mysql_since((8, 0, 22)),
             change_source: version.has_change_source(),
-            reset_binlogs: is_mysql_since((8, 2, 0)),
-            named_channels: is_mysql_since((5, 7, 6)),
-            public_key: is_mysql_since((8, 0, 4)),
+            reset_binlogs: version.is_mysql_since((8, 2, 0)),
+            named_channels: version.is_mysql_since((5, 7, 6)),
+            public_key: version.is_mysql_since((8, 0, 4)),
         }
     }
 

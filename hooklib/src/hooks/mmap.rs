@@ -56,11 +56,6 @@ fn map_writable(fd: c_int, real: impl FnOnce() -> *mut c_void) -> *mut c_void {
     })
 }
 
-/// msync: the caller says that it has stored something.
-pub fn synced(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
-    stored(address, len, real)
-}
-
 /// mprotect: from here on the caller may store to what it has mapped, be it for reading only so far. A call that fails may have done so to a part of it.
 pub fn protected(
     address: *mut c_void,
@@ -74,7 +69,8 @@ pub fn protected(
     }
 }
 
-fn stored(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
+/// msync, by which the caller says that it has stored something, and what lets it store.
+pub fn stored(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
     let Some(call) = Call::enter() else {
         return real();
     };
@@ -132,6 +128,6 @@ cancellation_points! {
     msync = libc::msync:
     (address: *mut c_void, len: size_t, flags: c_int) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
-        synced(address, len, || unsafe { real(address, len, flags) })
+        stored(address, len, || unsafe { real(address, len, flags) })
     }
 }

@@ -58,7 +58,7 @@ pub unsafe fn routed(number: c_long, args: Args) -> c_long {
         libc::SYS_mmap => {
             mmap::mapped(c as c_int, d as c_int, e as c_int, || real() as *mut c_void) as c_long
         }
-        libc::SYS_msync => mmap::synced(a as *mut c_void, b as usize, || real() as c_int).into(),
+        libc::SYS_msync => mmap::stored(a as *mut c_void, b as usize, || real() as c_int).into(),
         libc::SYS_mprotect | libc::SYS_pkey_mprotect => {
             mmap::protected(a as *mut c_void, b as usize, c as c_int, || real() as c_int).into()
         }

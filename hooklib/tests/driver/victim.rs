@@ -344,8 +344,7 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
                 c"r+".as_ptr(),
             )),
             "fopen_read" => i64::from(libc::fclose(libc::fopen(path.as_ptr(), c"r".as_ptr()))),
-            "mmap" | "mmap64" | "sys_mmap" => with_fd(args, libc::O_RDWR, |fd| store(call, fd)),
-            "mprotect" | "pkey_mprotect" | "sys_mprotect" => {
+            "mmap" | "mmap64" | "sys_mmap" | "mprotect" | "pkey_mprotect" | "sys_mprotect" => {
                 with_fd(args, libc::O_RDWR, |fd| store(call, fd))
             }
             "mmap_private" => with_fd(args, libc::O_RDWR, |fd| {
