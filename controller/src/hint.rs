@@ -69,6 +69,9 @@ impl Failure {
             Failure::SafeSlave(SafeSlaveError::NobodyRuns { .. }) => {
                 Some("Start the appliers (START REPLICA SQL_THREAD)")
             }
+            Failure::SafeSlave(SafeSlaveError::StillRuns { .. }) => Some(
+                "What it does takes long or waits for a lock: raise --safe-slave-timeout, or back up later. `hotmirror recover` waits for it and starts it again.",
+            ),
             Failure::SafeSlave(SafeSlaveError::GroupMember) => Some(
                 "Leave --safe-slave out: a group replicates rows, which need no temporary tables",
             ),

@@ -3,6 +3,7 @@
 //! Rule: whatever ends a backup, an applier that ran runs in the end, and one that did not does not.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use hotmirror_tests::channels::{Ground, prepare, run};
 use hotmirror_tests::proxy::Proxy;
@@ -154,4 +155,41 @@ fn a_killed_controller_leaves_no_mysql_applier_stopped() {
         "START REPLICA SQL_THREAD FOR CHANNEL ''",
     ];
     a_killed_controller_leaves_no_applier_stopped(MYSQL, &statements);
+}
+
+/// MySQL ends a STOP after `rpl_stop_replica_timeout`, and the applier stops all the same, when its event group is over: behind the START of the backup that failed of it.
+#[test]
+fn a_mysql_applier_whose_stop_was_given_up_runs_in_the_end() {
+    let ground = Ground::new(MYSQL, &[""]);
+    let source = &ground.sources[0];
+    let mut conn = source.conn();
+    prepare(&mut conn, "held");
+    run(&mut conn, "INSERT INTO held.kept VALUES (1)");
+    replica::catch_up(&ground.replica, source, By::FileAndOffset).unwrap();
+    ground
+        .replica
+        .execute(&["SET GLOBAL rpl_stop_replica_timeout = 2"]);
+
+    let mut holder = ground.replica.conn();
+    run(&mut holder, "BEGIN");
+    run(&mut holder, "UPDATE held.kept SET v = 2");
+    run(&mut conn, "UPDATE held.kept SET v = 3");
+    let waits = "SELECT COUNT(*) FROM performance_schema.data_lock_waits";
+    while ground.replica.value(waits) != "1" {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    let home = scratch::dir();
+    let outcome = ground
+        .program()
+        .backup(&home.path().join("backup"))
+        .arg("--safe-slave")
+        .arg("--safe-slave-timeout=3")
+        .outcome();
+    outcome.assert_failed(18, &["still has not after", "hotmirror recover"]);
+    run(&mut holder, "ROLLBACK");
+    ground.program().on_server("recover").success();
+    ground.assert_all_run();
+    replica::catch_up(&ground.replica, source, By::FileAndOffset).unwrap();
+    traces::assert_none(&ground.replica, &ground.program(), home.path(), &[]);
 }

@@ -47,6 +47,10 @@ pub enum SafeSlaveError {
         "{open} temporary tables of appliers are open, and no applier runs that could close them"
     )]
     NobodyRuns { open: u64 },
+    #[error(
+        "The applier of channel '{channel}' was asked to stop, and still has not after {seconds} s; it stops when its transaction is over"
+    )]
+    StillRuns { channel: String, seconds: u64 },
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
@@ -226,7 +230,14 @@ impl Appliers<'_> {
                 Err(ClientError::Statement {
                     code: STOP_TIMED_OUT,
                     ..
-                }) if clock.elapsed() < bound => clock.pause(LOOK_INTERVAL)?,
+                }) => {
+                    let (channel, elapsed) = (name.to_string(), clock.elapsed());
+                    if elapsed >= bound {
+                        let seconds = elapsed.as_secs();
+                        return Err(SafeSlaveError::StillRuns { channel, seconds });
+                    }
+                    clock.pause(LOOK_INTERVAL)?;
+                }
                 Err(error) => {
                     if let ClientError::Privilege { .. } = error {
                         // Nothing happened, and to undo it would be refused, too.

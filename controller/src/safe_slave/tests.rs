@@ -245,6 +245,24 @@ fn an_applier_that_may_have_stopped_is_on_the_stack() {
 }
 
 #[test]
+fn a_stop_that_the_server_gives_up_is_asked_for_again_until_the_time_is_over() {
+    let stop = "STOP SLAVE '' SQL_THREAD";
+    let given_up = |count| {
+        let client = ScriptedClient::new().channels(&[("", "Yes")]).open("0");
+        (0..count).fold(client, |client, _| {
+            client.error(stop, 1875, "is incomplete")
+        })
+    };
+    let request = request(200, TimeoutAction::Fail);
+    let (outcome, notes) = safely(given_up(2).done(stop).open("0"), &mariadb(), request);
+    assert!(outcome.is_ok());
+    assert_eq!(notes.pending(), [""]);
+    let (outcome, notes) = safely(given_up(3), &mariadb(), request);
+    assert!(matches!(outcome, Err(SafeSlaveError::StillRuns { .. })));
+    assert_eq!(notes.pending(), [""]);
+}
+
+#[test]
 fn a_member_of_a_group_is_refused() {
     let mysql = MySql::new(Version::plain(Flavor::MySql, (9, 7, 4)));
     let client = ScriptedClient::new().rows(GROUP, &["MEMBER_ID"], &[&["uuid"]]);

@@ -201,6 +201,10 @@ impl Dialect for MariaDb {
         format!("START SLAVE {} SQL_THREAD", quoted(channel))
     }
 
+    fn gives_up_stops(&self) -> bool {
+        false
+    }
+
     fn applier_privilege(&self) -> Privilege {
         let also: &[_] = &["REPLICATION SLAVE ADMIN"];
         Privilege {

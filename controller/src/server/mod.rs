@@ -149,10 +149,15 @@ pub trait Dialect {
 
     fn channels(&self, client: &mut dyn ServerClient) -> Result<Vec<Channel>, ClientError>;
 
-    /// Statement that stops a channel's applier; it returns when the applier has stopped.
+    /// Statement that stops a channel's applier; it returns when the applier has stopped, or with an error if [`Dialect::gives_up_stops`].
     fn stop_applier(&self, channel: &str) -> String;
 
     fn start_applier(&self, channel: &str) -> String;
+
+    /// True if a STOP may end before the applier has stopped (`rpl_stop_replica_timeout`).
+    fn gives_up_stops(&self) -> bool {
+        true
+    }
 
     fn applier_privilege(&self) -> Privilege;
 

@@ -144,6 +144,11 @@ fn start_applier(client: &mut dyn ServerClient, channel: &str) -> Result<String,
         None => Ok(format!("{name}, whose applier was stopped, is gone")),
         Some(runs) => {
             // One that runs may be about to stop, by a STOP that still waits for it. A START waits for that, and does nothing else to one that runs.
+            // If the server gave that STOP up, a START would not wait either, and the applier would stop behind it: another STOP waits.
+            if runs && dialect.gives_up_stops() {
+                let stop = dialect.stop_applier(channel);
+                client.run(&stop).map_err(|error| error.to_string())?;
+            }
             let start = dialect.start_applier(channel);
             client.run(&start).map_err(|error| error.to_string())?;
             Ok(match runs {

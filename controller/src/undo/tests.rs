@@ -102,6 +102,31 @@ fn a_stopped_applier_is_started_unless_it_is_gone() {
     );
 }
 
+/// Undoes the stop of the default channel's applier on a MySQL, where it still runs.
+fn undo_of_a_mysql_stop(
+    answers: impl Fn(ScriptedClient) -> ScriptedClient,
+) -> Result<String, String> {
+    let version: &[&str] = &["9.7.4", "MySQL Community Server - GPL"];
+    let statement = "SELECT @@version AS version, @@version_comment AS comment";
+    let columns = ["Channel_Name", "Replica_SQL_Running"];
+    let client = ScriptedClient::new()
+        .rows(statement, &["version", "comment"], &[version])
+        .rows("SHOW REPLICA STATUS", &columns, &[&["", "Yes"]]);
+    let channel = String::new();
+    undo_with(Change::Applier { channel }, Some(answers(client)))
+}
+
+#[test]
+fn an_applier_whose_stop_was_given_up_is_waited_for() {
+    let (stop, start) = ["STOP", "START"]
+        .map(|word| format!("{word} REPLICA SQL_THREAD FOR CHANNEL ''"))
+        .into();
+    let finding = undo_of_a_mysql_stop(|client| client.done(&stop).done(&start));
+    assert_eq!(finding.unwrap(), "The default channel: the applier runs");
+    let failed = undo_of_a_mysql_stop(|client| client.error(&stop, 1875, "is incomplete"));
+    assert!(failed.unwrap_err().contains("is incomplete"));
+}
+
 #[test]
 fn a_dropped_stack_unwinds_latest_first_and_leaves_no_file() {
     let dir = tempfile::tempdir().unwrap();
