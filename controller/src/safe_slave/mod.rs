@@ -208,7 +208,8 @@ impl Appliers<'_> {
             TimeoutAction::Fail => Err(error),
             TimeoutAction::Proceed => {
                 let warning = format!("{error}: a replica made from this backup may fail");
-                Ok((self.stop(request.timeout, clock)?, Some(warning)))
+                let bound = clock.elapsed() + request.timeout;
+                Ok((self.stop(bound, clock)?, Some(warning)))
             }
         }
     }

@@ -143,14 +143,19 @@ fn start_applier(client: &mut dyn ServerClient, channel: &str) -> Result<String,
     match found.map(|found| found.applier_running) {
         None => Ok(format!("{name}, whose applier was stopped, is gone")),
         Some(runs) => {
-            // One that runs may be about to stop, by a STOP that still waits for it. A START waits for that, and does nothing else to one that runs.
-            // If the server gave that STOP up, a START would not wait either, and the applier would stop behind it: another STOP waits.
-            if runs && dialect.gives_up_stops() {
-                let stop = dialect.stop_applier(channel);
-                client.run(&stop).map_err(|error| error.to_string())?;
+            // One that runs may be about to stop, by a STOP that still waits for it. A START waits for that, even if nobody waits for the START any longer, and does nothing
+            // else to one that runs. If the server gave that STOP up, a START does not wait, and the applier would stop behind it: another STOP waits.
+            let (start, stop) = (
+                dialect.start_applier(channel),
+                dialect.stop_applier(channel),
+            );
+            let again: &[_] = match runs && dialect.gives_up_stops() {
+                true => &[&stop, &start],
+                false => &[],
+            };
+            for statement in [&start].into_iter().chain(again.iter().copied()) {
+                client.run(statement).map_err(|error| error.to_string())?;
             }
-            let start = dialect.start_applier(channel);
-            client.run(&start).map_err(|error| error.to_string())?;
             Ok(match runs {
                 true => format!("{name}: the applier runs"),
                 false => format!("{name}: the applier was started again"),

@@ -121,9 +121,10 @@ fn an_applier_whose_stop_was_given_up_is_waited_for() {
     let (stop, start) = ["STOP", "START"]
         .map(|word| format!("{word} REPLICA SQL_THREAD FOR CHANNEL ''"))
         .into();
-    let finding = undo_of_a_mysql_stop(|client| client.done(&stop).done(&start));
+    let finding = undo_of_a_mysql_stop(|client| client.done(&start).done(&stop).done(&start));
     assert_eq!(finding.unwrap(), "The default channel: the applier runs");
-    let failed = undo_of_a_mysql_stop(|client| client.error(&stop, 1875, "is incomplete"));
+    let failed =
+        undo_of_a_mysql_stop(|client| client.done(&start).error(&stop, 1875, "is incomplete"));
     assert!(failed.unwrap_err().contains("is incomplete"));
 }
 
