@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use crate::args::low::PrepareArgs;
 use crate::args::{UsageError, units};
-use crate::backup::roots::{Role, RootEntry};
+use crate::backup::roots::{DATA_PLACE, Role, RootEntry};
 use crate::backup::spellings::rebased;
 use crate::cancel::Cancel;
 use crate::exit::Failure;
-use crate::files;
+use crate::files::{self, FileError};
 use crate::manifest::{Manifest, Prepared};
 use crate::system;
 use instance::{Instance, InstanceError};
@@ -52,6 +52,13 @@ pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
         prepared.recovery_ms,
         prepared.shutdown_ms
     );
+    // MySQL gives itself an identity where it finds none, and no two servers made from the backup may share one.
+    let identity = backup.join(DATA_PLACE).join("auto.cnf");
+    if let Err(error) = std::fs::remove_file(&identity)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(FileError::at("remove", &identity)(error).into());
+    }
     let directories: Vec<PathBuf> = manifest
         .roots
         .iter()
