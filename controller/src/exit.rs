@@ -127,6 +127,7 @@ impl Failure {
             Failure::Server(ServerError::NoSuchLock { .. } | ServerError::LockNeeded { .. }) => {
                 ExitCode::Usage
             }
+            Failure::Server(ServerError::NoRedo) => ExitCode::Source,
             Failure::Server(ServerError::PrivilegesMissing { .. }) => ExitCode::Privileges,
             Failure::Process(ProcessError::Proc { .. }) => ExitCode::Source,
             Failure::Process(_) => ExitCode::Connection,

@@ -45,6 +45,9 @@ impl Failure {
             Failure::Server(ServerError::PrivilegesMissing { .. }) => {
                 Some("GRANT them; docs/operations.md has the statement")
             }
+            Failure::Server(ServerError::NoRedo) => {
+                Some("Back up once ALTER INSTANCE ENABLE INNODB REDO_LOG has run")
+            }
             Failure::Server(ServerError::Unsupported(_)) => {
                 Some("MariaDB 10.4, MySQL 5.6 and Percona Server 5.6 and later can be backed up")
             }
@@ -70,7 +73,7 @@ impl Failure {
                 Some("Start the appliers (START REPLICA SQL_THREAD)")
             }
             Failure::SafeSlave(SafeSlaveError::StillRuns { .. }) => Some(
-                "What it does takes long or waits for a lock: raise --safe-slave-timeout, or back up later. `hotmirror recover` waits for it and starts it again.",
+                "What it does takes long or waits for a lock: raise --safe-slave-timeout, or without --safe-slave --lock-timeout, or back up later. `hotmirror recover` waits for it and starts it again.",
             ),
             Failure::SafeSlave(SafeSlaveError::GroupMember) => Some(
                 "Leave --safe-slave out: a group replicates rows, which need no temporary tables",

@@ -8,7 +8,7 @@ use std::time::Duration;
 use hotmirror_tests::channels::{Ground, prepare, run};
 use hotmirror_tests::proxy::Proxy;
 use hotmirror_tests::replica::{self, By};
-use hotmirror_tests::{scratch, traces};
+use hotmirror_tests::{program, scratch, traces};
 
 const MARIADB: &str = "mariadb-10.11";
 const MYSQL: &str = "mysql-9.7";
@@ -192,4 +192,24 @@ fn a_mysql_applier_whose_stop_was_given_up_runs_in_the_end() {
     ground.assert_all_run();
     replica::catch_up(&ground.replica, source, By::FileAndOffset).unwrap();
     traces::assert_none(&ground.replica, &ground.program(), home.path(), &[]);
+}
+
+/// Somebody starts an applier that was stopped for the cut: what it has done when its position is read is not what the backup has. That cut is not the last.
+#[test]
+fn an_applier_that_is_started_before_the_cut_is_stopped_for_another() {
+    let ground = Ground::new(MYSQL, &[""]);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let proxy = Proxy::start(&ground.replica, "STOP REPLICA SQL_THREAD");
+    let program = ground.program().at_socket(proxy.socket());
+    let run = program.backup(&target).arg("--safe-slave");
+    let run = run.spawn(Stdio::null());
+    proxy.wait_until_held();
+    ground.replica.execute(&["START REPLICA SQL_THREAD"]);
+    proxy.release();
+    let outcome = run.outcome();
+    assert_eq!(outcome.code, Some(0), "{outcome}");
+    let manifest = program::manifest(&target).expect("The manifest");
+    assert_eq!(manifest["channels"][0]["applier_running"], false);
+    ground.assert_all_run();
 }

@@ -143,6 +143,8 @@ fn mysql_is_taken_whole_wherever_its_files_are() {
     load.stop_cleanly();
     let expected = checksums::checksums(&source.server);
     program.run("prepare").arg(&backup).success();
+    // Two servers made from it would have the same identity.
+    assert!(!backup.join("data/auto.cnf").exists());
     // The source's own directories go, so that nothing of it can be used by mistake.
     let Scattered { home, server } = source;
     drop(server);
@@ -277,4 +279,19 @@ fn long_statements_of_mysql_are_left_alone() {
             .expect("A thread")
             .expect("A statement that goes on");
     }
+}
+
+/// Nothing that a crash leaves then can be recovered.
+#[test]
+fn a_mysql_without_its_redo_log_is_refused() {
+    let flavor = Flavor::named(MYSQL);
+    let server = ServerOptions::hooked().flavor(&flavor).start();
+    let home = scratch::dir();
+    let backup = || Program::for_server(&server).backup(&home.path().join("backup"));
+    server.execute(&["ALTER INSTANCE DISABLE INNODB REDO_LOG"]);
+    backup()
+        .outcome()
+        .assert_failed(11, &["redo log is disabled", "ENABLE INNODB REDO_LOG"]);
+    server.execute(&["ALTER INSTANCE ENABLE INNODB REDO_LOG"]);
+    backup().success();
 }

@@ -65,6 +65,12 @@ pub fn conclude(
         // Read beside the cut: what a running applier had done by then is not what the backup has.
         readings.channels.retain(|channel| !channel.applier_running);
     }
+    if let (PositionFrom::Binlog, Some(position)) = (server.plan.position, &position) {
+        // The server told these behind the cut.
+        for channel in &mut readings.channels {
+            channel.gtid_set = position.gtid_set.clone();
+        }
+    }
     let mut files = info_files::files(
         &server.version,
         position.as_ref(),

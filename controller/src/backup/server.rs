@@ -9,8 +9,8 @@ use crate::args::low::Binlogs;
 use crate::client::{ClientError, MysqlClient, ServerClient};
 use crate::server::grants::Grants;
 use crate::server::{
-    self, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege, ServerError,
-    Variables, Version,
+    self, Channel, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege,
+    ServerError, Variables, Version,
 };
 use crate::undo::Change;
 
@@ -86,9 +86,16 @@ impl Server {
         })
     }
 
-    /// True if the cut held less than it had to: the first table without transactions may have come between the plan and the lock.
+    /// True if the cut held less than it had to: the first table without transactions may have come between the plan and the lock. Fails if it can't be recovered from.
     pub fn held_too_little(&mut self, args: &args::Backup) -> Result<bool, ServerError> {
+        self.dialect.require_redo(self.client.as_mut())?;
         Ok(!self.plan.holds_tables && self.plan_again(args)?)
+    }
+
+    /// True if an applier runs behind a cut for which all were stopped: whoever started it meanwhile made the positions those of another moment.
+    pub fn was_started(&self, channels: &[Channel], args: &args::Backup) -> bool {
+        let were_stopped = args.safe_slave.is_some() || self.stops_appliers();
+        were_stopped && channels.iter().any(|channel| channel.applier_running)
     }
 
     /// Settles the plan again: what has to be held may have changed since. True if it has.
@@ -129,6 +136,7 @@ fn plan(
     client: &mut dyn ServerClient,
     variables: &Variables,
 ) -> Result<LockPlan, ServerError> {
+    dialect.require_redo(client)?;
     let plan = dialect.lock_plan(args.lock, client, variables)?;
     if plan.position == PositionFrom::Binlog && args.binlogs == Binlogs::None {
         return dialect.lock_plan(LockChoice::Ftwrl, client, variables);

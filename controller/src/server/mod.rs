@@ -34,6 +34,8 @@ pub enum ServerError {
     },
     #[error("--lock=none makes no consistent copy here: {reason}")]
     LockNeeded { reason: String },
+    #[error("InnoDB's redo log is disabled: no copy of this server could be recovered")]
+    NoRedo,
     #[error("User {user} lacks {}", missing.join(", "))]
     PrivilegesMissing { user: String, missing: Vec<String> },
     #[error(transparent)]
@@ -129,6 +131,11 @@ pub trait Dialect {
         client: &mut dyn ServerClient,
         variables: &Variables,
     ) -> Result<LockPlan, ServerError>;
+
+    /// Fails if InnoDB writes no redo log, without which a copy is not what a crash leaves.
+    fn require_redo(&self, _: &mut dyn ServerClient) -> Result<(), ServerError> {
+        Ok(())
+    }
 
     /// What must be raised so that flushing the logs brings everything that is committed.
     fn flush_change(&self, variables: &Variables) -> Option<GlobalChange>;

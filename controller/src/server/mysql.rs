@@ -43,6 +43,11 @@ const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PL
 const KEY_FILES: &str = "SELECT STATUS_VALUE FROM performance_schema.keyring_component_status \
     WHERE STATUS_KEY = 'Data_file'";
 
+/// XA transactions that were begun since the server started.
+const XA_STARTS: &str = "SHOW GLOBAL STATUS LIKE 'Com_xa_start'";
+/// No row before 8.0.21, where it can't be switched off.
+const REDO: &str = "SHOW GLOBAL STATUS LIKE 'Innodb_redo_log_enabled'";
+
 pub struct MySql {
     version: Version,
     words: Words,
@@ -56,6 +61,7 @@ impl MySql {
 
     /// Why a cut without a lock would be wrong, if it would.
     fn need_of_lock(
+        &self,
         client: &mut dyn ServerClient,
         variables: &Variables,
     ) -> Result<Option<String>, ClientError> {
@@ -66,6 +72,11 @@ impl MySql {
         }
         if let Some(flush @ ("0" | "2")) = variables.get("rocksdb_flush_log_at_trx_commit") {
             return Ok(Some(format!("rocksdb_flush_log_at_trx_commit is {flush}")));
+        }
+        if self.version.numbers < (8, 0, 30) && read::status(client, XA_STARTS)? > 0 {
+            return Ok(Some(
+                "XA transactions are in the binlog before they are in the engine".into(),
+            ));
         }
         let table = transactional::first_other(client)?;
         Ok(table.map(|table| format!("table {table} has no transactions")))
@@ -93,11 +104,20 @@ impl Dialect for MySql {
                 choice,
                 version: self.version.clone(),
             }),
-            LockChoice::Auto | LockChoice::None => match Self::need_of_lock(client, variables)? {
+            LockChoice::Auto | LockChoice::None => match self.need_of_lock(client, variables)? {
                 None => Ok(NO_LOCK),
                 Some(_) if choice == LockChoice::Auto => Ok(FTWRL),
                 Some(reason) => Err(ServerError::LockNeeded { reason }),
             },
+        }
+    }
+
+    fn require_redo(&self, client: &mut dyn ServerClient) -> Result<(), ServerError> {
+        let rows = client.query(REDO)?;
+        let value = rows.first().and_then(|row| row.get("Value"));
+        match value {
+            Some("OFF") => Err(ServerError::NoRedo),
+            _ => Ok(()),
         }
     }
 
@@ -259,6 +279,36 @@ mod tests {
             let plan = plan(LockChoice::Auto, None, Variables::from(variables)).unwrap();
             assert_eq!(plan.name, "ftwrl");
         }
+    }
+
+    #[test]
+    fn xa_transactions_of_a_server_that_puts_them_into_the_binlog_first_need_a_lock() {
+        let plan = |patch, started| {
+            let row: &[&str] = &["Com_xa_start", started];
+            let columns = &["Variable_name", "Value"];
+            let client = ScriptedClient::new().rows(XA_STARTS, columns, &[row]);
+            let mut client = client.done(transactional::STATEMENT);
+            let mysql = MySql::new(Version::plain(Flavor::MySql, (8, 0, patch)));
+            let plan = mysql.lock_plan(LockChoice::Auto, &mut client, &Variables::default());
+            plan.unwrap().name
+        };
+        assert_eq!((plan(29, "1"), plan(29, "0")), ("ftwrl", "none"));
+    }
+
+    #[test]
+    fn a_server_without_a_redo_log_is_refused() {
+        let with = |value| {
+            let row: &[&str] = &["Innodb_redo_log_enabled", value];
+            let columns = &["Variable_name", "Value"];
+            let mut client = ScriptedClient::new().rows(REDO, columns, &[row]);
+            mysql().require_redo(&mut client).is_ok()
+        };
+        assert_eq!((with("ON"), with("OFF")), (true, false));
+        assert!(
+            mysql()
+                .require_redo(&mut ScriptedClient::new().done(REDO))
+                .is_ok()
+        );
     }
 
     #[test]
