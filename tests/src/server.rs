@@ -7,7 +7,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use mysql::prelude::Queryable;
 use mysql::{Conn, OptsBuilder};
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 use crate::flavor::Flavor;
+use crate::random::Random;
 use crate::{artifacts, scratch};
 
 const START_BOUND: Duration = Duration::from_secs(90);
@@ -414,9 +415,13 @@ fn give(path: &Path, user: &str) {
     );
 }
 
+/// Below those that the kernel gives to connections, of which one may take it before the server does.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("A free port");
-    listener.local_addr().expect("The port's number").port()
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let mut random = Random::new(now.expect("A time behind 1970").as_nanos() as u64);
+    let mut ports = std::iter::repeat_with(|| 10_000 + random.below(20_000) as u16);
+    let free = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    free.expect("The search does not end before")
 }
 
 /// A fresh data directory, made once for each flavor.
