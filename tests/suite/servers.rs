@@ -3,14 +3,16 @@
 //! Rule: what is proven on MariaDB 10.11 by the suites `golden` and `position` holds for each of these by the same means.
 
 use hotmirror_tests::flavor::Flavor;
+use hotmirror_tests::load::Load;
 use hotmirror_tests::program::Program;
-use hotmirror_tests::proof::{Plan, cuts_are_golden, replicas_equal_their_source};
+use hotmirror_tests::proof::{Plan, cuts_are_golden, replicas_equal_their_source, start_copy};
 use hotmirror_tests::replica::By;
 use hotmirror_tests::scratch;
 use hotmirror_tests::server::ServerOptions;
 use hotmirror_tests::skip::long;
 use hotmirror_tests::steps::Stepped;
 use mysql::prelude::Queryable;
+use serde_json::Value;
 
 const MYSQL_5: &str = "mysql-5.6";
 const MARIADB: &str = "mariadb-11.8";
@@ -109,6 +111,34 @@ fn engines_that_flush_once_a_second_are_brought_to_the_position() {
         "--sync-binlog=0",
     ]);
     replicas_equal_their_source(&plan, if long() { 20 } else { 2 });
+}
+
+/// Its provider holds a file of the data directory mapped for writing as long as it runs.
+#[test]
+fn a_galera_node_is_backed_up() {
+    let options = [
+        "--wsrep-on=ON",
+        "--wsrep-provider=/usr/lib/galera/libgalera_smm.so",
+        "--wsrep-cluster-address=gcomm://",
+        "--wsrep-provider-options=gmcast.listen_addr=tcp://127.0.0.1:9567;gcache.size=16M",
+        "--wsrep-node-address=127.0.0.1:9567",
+    ];
+    let start = ServerOptions::hooked().flavor(&Flavor::named("mariadb-10.11"));
+    let server = options
+        .into_iter()
+        .fold(start, |start, option| start.option(option))
+        .start();
+    let load = Load::mixed_on(&server, &["InnoDB"], 41);
+    load.wait_for_statements(200);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let backup = Program::for_server(&server).backup(&target);
+    let manifest = backup.arg("--test-freeze-at-cut").success().manifest();
+    assert_eq!(manifest["golden"]["differences"], Value::Array(Vec::new()));
+    load.stop_cleanly();
+    assert!(server.data_dir().join("galera.cache").exists());
+    assert!(!target.join("data/galera.cache").exists());
+    start_copy(&server, &target.join("data"), 12, &[]);
 }
 
 /// Every combination of these settings, or in the ordinary run two that differ in all of them.

@@ -130,7 +130,12 @@ impl Roots {
 
     /// What is copied: everything in the roots but `patterns` and what a copy must not have.
     pub fn filter(&self, variables: &Variables, patterns: &[String]) -> Result<Filter, RootError> {
-        let mut filter = Filter::new(self.keeps.clone(), patterns)?;
+        let mut patterns = patterns.to_vec();
+        if variables.is_on("wsrep_on") {
+            // Galera's cache of write sets, which it writes through a mapping for as long as it runs, and makes anew where it is missing.
+            patterns.extend(["/galera.cache", "/gcache.page.*"].map(String::from));
+        }
+        let mut filter = Filter::new(self.keeps.clone(), &patterns)?;
         let datadir = self.datadir();
         filter.leave_out_name("lost+found");
         // The DDL log of a backup that is running: this one's.

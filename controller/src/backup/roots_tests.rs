@@ -194,6 +194,22 @@ fn what_a_copy_must_not_have_is_left_out() {
 }
 
 #[test]
+fn the_cache_of_a_galera_node_is_left_out() {
+    let server = Server::new(&["data"]);
+    let datadir = server.text("data");
+    let leaves_out = |wsrep, name| {
+        let variables = Variables::from([("datadir", datadir.as_str()), ("wsrep_on", wsrep)]);
+        let filter = found(&variables, &[]).filter(&variables, &[]).unwrap();
+        filter.leaves_out(&server.path("data").join(name))
+    };
+    for name in ["galera.cache", "gcache.page.000001"] {
+        assert!(leaves_out("ON", name), "{name}");
+        assert!(!leaves_out("OFF", name), "{name}");
+    }
+    assert!(!leaves_out("ON", "grastate.dat"));
+}
+
+#[test]
 fn a_directory_for_temporary_files_that_holds_logs_is_kept() {
     let server = Server::new(&["data", "ssd"]);
     let (datadir, ssd) = (server.text("data"), server.text("ssd"));
