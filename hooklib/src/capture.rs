@@ -95,12 +95,9 @@ impl<'c> Capture<'c> {
         }
     }
 
-    /// Notes a call that failed with `errno`, if it may have changed the file all the same: space or the disk may have ended half-way.
+    /// Notes a call that failed with `errno`, if it may have changed the file all the same.
     pub fn failed(&self, file: FileId, errno: c_int) {
-        if matches!(
-            errno,
-            libc::ENOSPC | libc::EDQUOT | libc::EINTR | libc::EIO | libc::EFBIG
-        ) {
+        if may_have_changed(errno) {
             self.opaque(file);
         }
     }
@@ -165,6 +162,23 @@ impl<'c> Capture<'c> {
     fn switch_off(&self) {
         session::switch_off(self.call.rendezvous(), self.call.control().session());
     }
+}
+
+/// False for what the kernel answers before it changes anything. Whatever else there is may come half-way: a direct write goes to the disk in pieces, of which
+/// one may fail with any errno of the block layer while others are on the disk, and network and user-space file systems have errnos of their own. A record
+/// too many costs that the file is read again. EAGAIN and EROFS are not taken for harmless, since a later piece can meet a full queue or a journal that was given up.
+fn may_have_changed(errno: c_int) -> bool {
+    !matches!(
+        errno,
+        libc::EBADF
+            | libc::EINVAL
+            | libc::ESPIPE
+            | libc::EPERM
+            | libc::EACCES
+            | libc::ETXTBSY
+            | libc::ENOSYS
+            | libc::EOPNOTSUPP
+    )
 }
 
 /// Where the bytes of a write come from.
@@ -358,4 +372,31 @@ fn note_late<R: Copy>(result: Option<R>, note: impl FnOnce(&Capture<'_>, Option<
         recorded(&call, (), || (), |capture, _| note(capture, result));
     }
     set_errno(errno);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_harmless_only_if_the_kernel_gives_it_before_it_writes() {
+        for errno in [
+            libc::ENOSPC,
+            libc::EDQUOT,
+            libc::EINTR,
+            libc::EIO,
+            libc::EFBIG,
+            libc::EFAULT,
+            libc::ENODATA,
+            libc::EREMOTEIO,
+            libc::ETIMEDOUT,
+            libc::ESTALE,
+            libc::EAGAIN,
+        ] {
+            assert!(may_have_changed(errno), "{errno}");
+        }
+        for errno in [libc::EBADF, libc::EINVAL, libc::EOPNOTSUPP] {
+            assert!(!may_have_changed(errno), "{errno}");
+        }
+    }
 }

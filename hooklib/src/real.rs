@@ -56,6 +56,7 @@ impl<R: Copy, F: FnOnce() -> R> RealCall<R, F> {
 pub struct Next {
     name: &'static CStr,
     address: AtomicPtr<c_void>,
+    instead: AtomicPtr<c_void>,
 }
 
 impl Next {
@@ -63,6 +64,16 @@ impl Next {
         Next {
             name,
             address: AtomicPtr::new(std::ptr::null_mut()),
+            instead: AtomicPtr::new(std::ptr::null_mut()),
+        }
+    }
+
+    /// What to take where no other library defines the name: a function of the same type.
+    pub const fn or(self, instead: *mut c_void) -> Next {
+        Next {
+            name: self.name,
+            address: self.address,
+            instead: AtomicPtr::new(instead),
         }
     }
 
@@ -80,7 +91,7 @@ impl Next {
         NonNull::new(self.address.load(Ordering::Relaxed))
     }
 
-    /// Null if no other library defines it.
+    /// Null if no other library defines it and there is nothing instead.
     #[inline]
     pub fn address(&self) -> *mut c_void {
         let known = self.address.load(Ordering::Relaxed);
@@ -90,7 +101,10 @@ impl Next {
     #[cold]
     fn find(&self) -> *mut c_void {
         // SAFETY: the name is NUL-terminated.
-        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        let mut found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        if found.is_null() {
+            found = self.instead.load(Ordering::Relaxed);
+        }
         self.address.store(found, Ordering::Relaxed);
         found
     }
@@ -115,4 +129,20 @@ pub unsafe fn syscall(number: libc::c_long, args: [libc::c_long; 6]) -> libc::c_
 /// Looks up what is looked up on demand, while allocation and locks are still harmless.
 pub fn resolve() {
     SYSCALL.address();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_replaced_and_what_is_there_is_not() {
+        let instead = std::ptr::without_provenance_mut(1);
+        assert_eq!(
+            Next::new(c"no_library_has_it").or(instead).address(),
+            instead
+        );
+        assert_ne!(Next::new(c"getpid").or(instead).address(), instead);
+        assert!(Next::new(c"no_library_has_it").address().is_null());
+    }
 }

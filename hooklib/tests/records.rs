@@ -395,6 +395,12 @@ fn a_stream_makes_its_file_suspect() {
 }
 
 #[test]
+fn a_stream_that_is_opened_anew_without_a_path_makes_its_file_suspect() {
+    // By the reopening, a flush and the close.
+    check_same(&[("freopen_read a", "opaque a, opaque a, opaque a")]);
+}
+
+#[test]
 fn a_writable_shared_mapping_makes_its_file_suspect() {
     for call in [
         "mmap",

@@ -46,9 +46,11 @@ macro_rules! hook {
 /// As [`hooks`], for cancellation points: a thread may be cancelled inside them, and then unwinds through the hook.
 ///
 /// redhook's hooks catch what unwinds, which for a cancelled thread means abort. These let it pass. See `cancellation`.
+///
+/// What stands behind `=>` is called where libc is too old to have the name.
 macro_rules! cancellation_points {
-    ($($($name:ident $(= $proof:path)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
-        $($(cancellation_point! { $name [$($proof)?] $arguments -> $result, $real $body, None::<()>, always })+)+
+    ($($($name:ident $(= $proof:path $(=> $instead:path)?)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
+        $($(cancellation_point! { $name [$($proof $(=> $instead)?)?] $arguments -> $result, $real $body, None::<()>, always })+)+
 
         /// As [`resolve`].
         pub fn resolve_cancellation_points() {
@@ -71,7 +73,7 @@ macro_rules! registered_cancellation_points {
 }
 
 macro_rules! cancellation_point {
-    ($name:ident [$($proof:path)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block, $idle:expr, $inlining:ident) => {
+    ($name:ident [$($proof:path $(=> $instead:path)?)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block, $idle:expr, $inlining:ident) => {
         #[allow(clippy::missing_safety_doc, clippy::multiple_unsafe_ops_per_block)]
         mod $name {
             #[allow(unused_imports)]
@@ -82,13 +84,17 @@ macro_rules! cancellation_point {
             $(const _: Signature = $proof;)?
             type Real = unsafe extern "C-unwind" fn($($type),*) -> $result;
 
-            static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"));
+            static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"))
+                $($(.or({
+                    const INSTEAD: Real = $instead;
+                    INSTEAD as *mut std::ffi::c_void
+                }))?)?;
 
             #[unsafe(no_mangle)]
             pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
                 // No look-up here: the registers that it needs would be saved in each call.
                 if let Some(address) = REAL.known() && let Some(_idle) = $idle {
-                    // SAFETY: libc's function of this name has this type.
+                    // SAFETY: libc's function of this name has this type, and so has what stands in for it.
                     let $real: Real = unsafe { std::mem::transmute(address) };
                     // SAFETY: the caller's arguments, unchanged.
                     return unsafe { $real($($argument),*) };

@@ -7,7 +7,7 @@
 use std::cell::Cell;
 
 use engine::capture_log::FileId;
-use libc::{c_int, c_uint, c_void, iovec, loff_t, off64_t, size_t, ssize_t};
+use libc::{c_int, c_long, c_uint, c_void, iovec, loff_t, off64_t, size_t, ssize_t};
 use rustix::fd::BorrowedFd;
 use rustix::fs::{OFlags, SeekFrom};
 
@@ -17,7 +17,7 @@ use crate::capture::{
     Buffers, Capture, is_regular, open_flags, recorded, size, stat, unregistered,
 };
 use crate::inflight::Call;
-use crate::real::{RealCall, errno};
+use crate::real::{RealCall, errno, syscall};
 use crate::{lifecycle, locks};
 
 /// write and its like; `append`: at the end whatever the descriptor's flags; `moves`: the position moves with it.
@@ -210,6 +210,28 @@ pub fn copied(
     })
 }
 
+/// Before glibc 2.27 libc does not have it.
+unsafe extern "C-unwind" fn copy_file_range_by_number(
+    from: c_int,
+    from_offset: *mut off64_t,
+    to: c_int,
+    to_offset: *mut off64_t,
+    len: size_t,
+    flags: c_uint,
+) -> ssize_t {
+    let (from_offset, to_offset) = (from_offset as c_long, to_offset as c_long);
+    let args = [
+        from.into(),
+        from_offset,
+        to.into(),
+        to_offset,
+        len as c_long,
+        flags.into(),
+    ];
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { syscall(libc::SYS_copy_file_range, args) as ssize_t }
+}
+
 hooks! {
     sendfile = libc::sendfile, sendfile64 = libc::sendfile64:
     (to: c_int, from: c_int, offset: *mut off64_t, len: size_t) -> ssize_t, |real| {
@@ -235,7 +257,7 @@ cancellation_points! {
         })
     }
 
-    copy_file_range = libc::copy_file_range:
+    copy_file_range = libc::copy_file_range => copy_file_range_by_number:
     (from: c_int, from_offset: *mut off64_t, to: c_int, to_offset: *mut off64_t, len: size_t, flags: c_uint) -> ssize_t, |real| {
         // SAFETY: the caller's arguments, unchanged.
         copied(from, to, to_offset, || unsafe { real(from, from_offset, to, to_offset, len, flags) })

@@ -45,6 +45,16 @@ fn opened(path: *const c_char, mode: *const c_char, real: impl FnOnce() -> Strea
     }
 }
 
+/// freopen without a path: libc opens the stream's own file anew by its descriptor, and may empty what was open for reading only. It is looked at before,
+/// since a thread that is cancelled inside tells nothing.
+fn reopened(stream: Stream, real: impl FnOnce() -> Stream) -> Stream {
+    if lifecycle::live_or_revived().is_none() {
+        return real();
+    }
+    let before = stat(fd_of(&stream));
+    unregistered(Control::IDLE, real, |capture, _| note(capture, before))
+}
+
 /// A call that may write out what `stream` holds. A pipe may block it: only files are registered for.
 fn flushed<R: Copy>(stream: Stream, otherwise: R, real: impl FnOnce() -> R) -> R {
     if lifecycle::live().is_none() {
@@ -119,7 +129,10 @@ cancellation_points! {
     freopen = libc::freopen, freopen64 = libc::freopen64:
     (path: *const c_char, mode: *const c_char, stream: Stream) -> Stream, |real| {
         // SAFETY: the caller's arguments, unchanged.
-        flushed(stream, std::ptr::null_mut(), || opened(path, mode, || unsafe { real(path, mode, stream) }))
+        let real = || unsafe { real(path, mode, stream) };
+        flushed(stream, std::ptr::null_mut(), || {
+            if path.is_null() { reopened(stream, real) } else { opened(path, mode, real) }
+        })
     }
 
     fflush = libc::fflush, fclose = libc::fclose:

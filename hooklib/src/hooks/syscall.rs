@@ -50,7 +50,8 @@ pub unsafe fn routed(number: c_long, args: Args) -> c_long {
             // SAFETY: a path is null or NUL-terminated.
             unsafe { open::opened(a as c_int, path(b), flags, || real() as c_int).into() }
         }
-        libc::SYS_renameat2
+        libc::SYS_renameat
+        | libc::SYS_renameat2
         | libc::SYS_unlinkat
         | libc::SYS_linkat
         | libc::SYS_symlinkat
@@ -122,12 +123,18 @@ fn size(number: c_long, args: Args, real: impl FnOnce() -> c_int) -> c_int {
 fn names(number: c_long, args: Args, real: impl FnOnce() -> c_int) -> c_int {
     let [a, b, c, d, e, _] = args;
     match number {
-        libc::SYS_renameat2 => {
+        libc::SYS_renameat | libc::SYS_renameat2 => {
             let (from, to) = (
                 Entry::at(a as c_int, path(b)),
                 Entry::at(c as c_int, path(d)),
             );
-            namespace::rename_entry(from, to, e as c_uint, real)
+            // The older one has no flags: there the argument is whatever was in the register.
+            let flags = if number == libc::SYS_renameat2 {
+                e as c_uint
+            } else {
+                0
+            };
+            namespace::rename_entry(from, to, flags, real)
         }
         libc::SYS_unlinkat => namespace::remove_entry(Entry::at(a as c_int, path(b)), real),
         libc::SYS_linkat => namespace::link_entry(Entry::at(c as c_int, path(d)), real),
@@ -141,7 +148,7 @@ fn names(number: c_long, args: Args, real: impl FnOnce() -> c_int) -> c_int {
 /// Calls that newer architectures have only in their `…at` form.
 #[cfg(target_arch = "x86_64")]
 fn older(number: c_long, args: Args, real: impl FnOnce() -> c_long + Copy) -> c_long {
-    let [a, b, c, d, ..] = args;
+    let [a, b, ..] = args;
     let named = move || real() as c_int;
     let here = |argument| Entry::here(path(argument));
     let result = match number {
@@ -153,13 +160,6 @@ fn older(number: c_long, args: Args, real: impl FnOnce() -> c_long + Copy) -> c_
             unsafe { open::opened(libc::AT_FDCWD, path(a), flags, named) }
         }
         libc::SYS_rename => namespace::rename_entry(here(a), here(b), 0, named),
-        libc::SYS_renameat => {
-            let (from, to) = (
-                Entry::at(a as c_int, path(b)),
-                Entry::at(c as c_int, path(d)),
-            );
-            namespace::rename_entry(from, to, 0, named)
-        }
         libc::SYS_unlink | libc::SYS_rmdir => namespace::remove_entry(here(a), named),
         libc::SYS_link => namespace::link_entry(here(b), named),
         libc::SYS_symlink => namespace::make_symlink(path(a), here(b), named),

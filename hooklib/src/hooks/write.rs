@@ -5,13 +5,13 @@
 
 use std::cell::Cell;
 
-use libc::{c_int, c_void, iovec, off_t, off64_t, size_t, ssize_t};
+use libc::{c_int, c_long, c_void, iovec, off_t, off64_t, size_t, ssize_t};
 use rustix::fs::OFlags;
 
 use super::position;
 use crate::capture::{Buffers, Capture, open_flags, recorded};
 use crate::inflight::Call;
-use crate::real::RealCall;
+use crate::real::{RealCall, syscall};
 
 /// pwrite and its like. Negative results are failures.
 #[inline]
@@ -97,6 +97,27 @@ pub fn vector_at(
     with_flags(fd, many(array, count), offset, flags, real)
 }
 
+/// Before glibc 2.26 libc does not have it.
+unsafe extern "C-unwind" fn pwritev2_by_number(
+    fd: c_int,
+    array: *const iovec,
+    count: c_int,
+    offset: off64_t,
+    flags: c_int,
+) -> ssize_t {
+    // The offset is a low and a high half, of which the low one is all of it on 64 bits.
+    let args = [
+        fd.into(),
+        array as c_long,
+        count.into(),
+        offset,
+        0,
+        flags.into(),
+    ];
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { syscall(libc::SYS_pwritev2, args) as ssize_t }
+}
+
 registered_cancellation_points! {
     pwrite = libc::pwrite, pwrite64 = libc::pwrite64:
     (fd: c_int, buffer: *const c_void, len: size_t, offset: off64_t) -> ssize_t, |real| {
@@ -116,11 +137,37 @@ registered_cancellation_points! {
 }
 
 cancellation_points! {
-    pwritev2 = libc::pwritev2, pwritev64v2 = libc::pwritev64v2:
+    pwritev2 = libc::pwritev2 => pwritev2_by_number, pwritev64v2 = libc::pwritev64v2 => pwritev2_by_number:
     (fd: c_int, array: *const iovec, count: c_int, offset: off64_t, flags: c_int) -> ssize_t, |real| {
         vector_at(fd, array, count, offset, flags, |buffers| {
             // SAFETY: the caller's arguments, or a copy of its bytes.
             buffers.with_array(|array, count| unsafe { real(fd, array, count, offset, flags) })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_libc_without_pwritev2_writes_where_it_is_told() {
+        let fd = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = std::fs::File::from(fd);
+        let array = Buffers::One(b"text".as_ptr(), 4);
+        let write = |offset, flags| {
+            array.with_array(|array, count| {
+                // SAFETY: an open file and a buffer that lives.
+                unsafe { pwritev2_by_number(file.as_raw_fd(), array, count, offset, flags) }
+            })
+        };
+        assert_eq!(write(2, 0), 4);
+        assert_eq!(write(0, libc::RWF_APPEND), 4);
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).unwrap();
+        assert_eq!(content, b"\0\0texttext");
     }
 }

@@ -339,6 +339,10 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
                 let first = libc::fopen(c"/dev/null".as_ptr(), c"r".as_ptr());
                 stream(libc::freopen64(path.as_ptr(), c"w".as_ptr(), first))
             }
+            "freopen_read" => {
+                let first = libc::fopen(path.as_ptr(), c"r".as_ptr());
+                stream(libc::freopen(std::ptr::null(), c"w".as_ptr(), first))
+            }
             "fdopen" => stream(libc::fdopen(
                 libc::open(path.as_ptr(), libc::O_RDWR),
                 c"r+".as_ptr(),
