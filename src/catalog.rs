@@ -72,6 +72,11 @@ impl FileState {
     pub fn explains(&self, traits: &Traits) -> bool {
         self.is_recorded() || self.seen.is_some_and(|seen| seen.traits == *traits)
     }
+
+    /// It came under its name from outside, and is yet to be copied: there is nothing that it could differ from.
+    pub fn is_new(&self) -> bool {
+        self.seen.is_none() && self.last_record == 0 && !self.dirty.is_empty()
+    }
 }
 
 /// A file to copy.

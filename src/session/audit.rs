@@ -269,10 +269,69 @@ fn agrees(catalog: &Catalog, path: &Path, entry: Option<&Entry>) -> bool {
         (Some(node), Some(entry)) => (node, entry),
         _ => return false,
     };
-    let explains = |file: &FileState| file.explains(&entry.traits);
+    // A file that came from outside by a record is dirty, which no cut is settled with: it is copied, and compared from then on.
+    let explains = |file: &FileState| file.is_new() || file.explains(&entry.traits);
     is_named(catalog, entry)
         && match node {
             Node::File(file) => catalog.file(*file).is_some_and(explains),
             _ => true,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture_log::Attributes;
+    use crate::source::{Root, Traits};
+
+    const FILE: FileId = FileId {
+        device: 1,
+        inode: 7,
+    };
+
+    fn catalog() -> Catalog {
+        let root = Root {
+            source: "/root".into(),
+            place: "data".into(),
+        };
+        Catalog::new(Scope::new(vec![root], Arc::new(|_| false)))
+    }
+
+    fn entry(path: &str, modified_ns: i64) -> Entry {
+        Entry {
+            path: path.into(),
+            file: FILE,
+            found: Found::File,
+            attributes: Attributes::default(),
+            traits: Traits {
+                modified_ns,
+                ..Traits::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_file_that_came_from_outside_by_a_record_is_no_suspect_and_stays_dirty() {
+        let mut catalog = catalog();
+        let since = catalog.mark();
+        catalog.note_name(&Record::Rename {
+            file: FILE,
+            from: b"/elsewhere/a",
+            to: b"/root/a",
+            replaced: None,
+            exchange: false,
+            directory: false,
+        });
+        let found = suspects(&mut catalog, &[entry("/root/a", 3)], since);
+        assert_eq!(found, (Vec::new(), Vec::new()));
+        assert!(catalog.first_dirty().is_some());
+        // Once it is copied it is compared.
+        catalog.take_work();
+        let file = catalog.file_mut(FILE).unwrap();
+        file.see(entry("/root/a", 3).traits, since);
+        let (changed, names) = suspects(&mut catalog, &[entry("/root/a", 4)], since);
+        assert_eq!((changed, names), (vec!["/root/a".into()], Vec::new()));
+    }
 }
