@@ -86,7 +86,7 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
         let known = catalog.file(entry.file);
         known.is_some_and(|file| {
             // One that was made while the records were applied, and that no scan has seen under its name, has nothing to be compared with: all of it came from records.
-            !file.explains(&entry.traits) && !beyond.files.contains(&entry.file)
+            !file.explains(&entry.traits) && !beyond.changed.contains(&entry.file)
         })
     };
     let missing = catalog.names_missing_in(&entries).into_iter();
@@ -119,6 +119,8 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
 #[derive(Default)]
 struct Beyond {
     files: HashSet<FileId>,
+    /// Those of them whose content or inode may be another since: one more name or another one leaves size and time of change as they were, and explains no other.
+    changed: HashSet<FileId>,
     paths: HashSet<PathBuf>,
     /// Names changed in a way that the records don't tell.
     rescan: bool,
@@ -138,6 +140,12 @@ impl Beyond {
 
     fn add(&mut self, record: &Record<'_>, file: FileId) {
         self.files.insert(file);
+        match *record {
+            Record::Link { .. } | Record::Rename { exchange: true, .. } => {}
+            // The inode of what was there may be another file's by now.
+            Record::Rename { replaced, .. } => self.changed.extend(replaced),
+            _ => _ = self.changed.insert(file),
+        }
         let mut path = |bytes| _ = self.paths.insert(catalog::path_of(bytes).into());
         match *record {
             Record::Rename { from, to, .. } => {
@@ -333,5 +341,54 @@ mod tests {
         file.see(entry("/root/a", 3).traits, since);
         let (changed, names) = suspects(&mut catalog, &[entry("/root/a", 4)], since);
         assert_eq!((changed, names), (vec!["/root/a".into()], Vec::new()));
+    }
+
+    #[test]
+    fn a_rename_or_link_behind_the_cut_explains_no_change_of_content() {
+        let other = FileId { inode: 8, ..FILE };
+        let beyond = |record: &Record<'_>| {
+            let (header, body) = record.encode();
+            Beyond::of(&[(header, body.concat())])
+        };
+        let rename = |exchange| Record::Rename {
+            file: FILE,
+            from: b"/root/a",
+            to: b"/root/b",
+            replaced: Some(other),
+            exchange,
+            directory: false,
+        };
+        let path = b"/root/a".as_slice();
+        let (file, offset, len) = (FILE, 0, 1);
+        let keep_size = true;
+        let cases = [
+            (rename(false), vec![other]),
+            (rename(true), vec![]),
+            (Record::Link { file, path }, vec![]),
+            (Record::Unlink { file, path }, vec![FILE]),
+            (Record::Truncate { file, len }, vec![FILE]),
+            (Record::Punch { file, offset, len }, vec![FILE]),
+            (
+                Record::Zero {
+                    file,
+                    offset,
+                    len,
+                    keep_size,
+                },
+                vec![FILE],
+            ),
+            (
+                Record::Opaque {
+                    file,
+                    mapped: false,
+                },
+                vec![FILE],
+            ),
+        ];
+        for (record, changed) in cases {
+            let beyond = beyond(&record);
+            assert_eq!(beyond.changed, HashSet::from_iter(changed), "{record:?}");
+            assert!(beyond.files.contains(&FILE), "{record:?}");
+        }
     }
 }
