@@ -20,6 +20,8 @@ use crate::target::Stage;
 
 /// Files are copied in pieces of this length, so that a large one keeps all workers busy.
 const PIECE_LEN: u64 = 64 << 20;
+/// Longer pieces rather than more than about so many: a sparse file may be as long as offsets go.
+const PIECE_COUNT: u64 = 4096;
 /// Gaps between extents that are copied along.
 const GAP_LEN: u64 = 32 << 10;
 
@@ -238,20 +240,21 @@ impl Pass<'_> {
 /// Splits extents into what one worker does at a time. What reaches beyond the size stays in one piece: the file may have grown, but a range may be as long as offsets
 /// go, where a file was cut or a hole punched up to whatever end.
 fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
+    let len = PIECE_LEN.max(size / PIECE_COUNT);
     let mut pieces = Vec::new();
     let mut piece: Vec<Range<u64>> = Vec::new();
     let mut piece_len = 0;
     for range in extents.iter() {
         let mut at = range.start;
         while at < range.end {
-            let mut end = range.end.min(at.saturating_add(PIECE_LEN - piece_len));
+            let mut end = range.end.min(at.saturating_add(len - piece_len));
             if end >= size {
                 end = range.end;
             }
             piece_len += end.min(size.max(at)) - at;
             piece.push(at..end);
             at = end;
-            if piece_len >= PIECE_LEN {
+            if piece_len >= len {
                 pieces.push(std::mem::take(&mut piece));
                 piece_len = 0;
             }
@@ -476,7 +479,7 @@ mod tests {
         let mut extents = Extents::default();
         extents.insert(10..20);
         extents.insert(PIECE_LEN * 2..PIECE_LEN * 4 + 5);
-        let pieces = pieces(&extents, u64::MAX);
+        let pieces = pieces(&extents, PIECE_LEN * 5);
         let mut covered = Extents::default();
         pieces
             .iter()
@@ -503,5 +506,12 @@ mod tests {
         let pieces = pieces(&Extents::Whole, PIECE_LEN * 3 + 1);
         assert_eq!(pieces.len(), 4);
         assert_eq!(pieces[3].last().unwrap().end, u64::MAX);
+    }
+
+    #[test]
+    fn a_file_of_exabytes_has_no_more_than_some_thousand_pieces() {
+        let pieces = pieces(&Extents::Whole, 1 << 60);
+        assert!(pieces.len() as u64 <= PIECE_COUNT + 1);
+        assert_eq!(pieces.concat().last().unwrap().end, u64::MAX);
     }
 }
