@@ -626,11 +626,13 @@ impl Catalog {
         }
     }
 
-    /// A path of some dirty file.
+    /// A path of some dirty file. None: nothing is dirty that the backup would hold, since it holds what has a name.
     pub fn first_dirty(&self) -> Option<&Path> {
-        let mut files = self.files.iter();
-        let (id, _) = files.find(|(_, state)| !state.dirty.is_empty())?;
-        self.name_of(*id)
+        let dirty = self
+            .files
+            .iter()
+            .filter(|(_, state)| !state.dirty.is_empty());
+        dirty.map(|(id, _)| *id).find_map(|id| self.name_of(id))
     }
 
     /// A path of `file`.
