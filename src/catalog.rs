@@ -72,6 +72,11 @@ impl FileState {
     pub fn explains(&self, traits: &Traits) -> bool {
         self.is_recorded() || self.seen.is_some_and(|seen| seen.traits == *traits)
     }
+
+    /// It came under its name from outside, and is yet to be copied: there is nothing that it could differ from.
+    pub fn is_new(&self) -> bool {
+        self.seen.is_none() && self.last_record == 0 && !self.dirty.is_empty()
+    }
 }
 
 /// A file to copy.
@@ -621,11 +626,13 @@ impl Catalog {
         }
     }
 
-    /// A path of some dirty file.
+    /// A path of some dirty file. None: nothing is dirty that the backup would hold, since it holds what has a name.
     pub fn first_dirty(&self) -> Option<&Path> {
-        let mut files = self.files.iter();
-        let (id, _) = files.find(|(_, state)| !state.dirty.is_empty())?;
-        self.name_of(*id)
+        let dirty = self
+            .files
+            .iter()
+            .filter(|(_, state)| !state.dirty.is_empty());
+        dirty.map(|(id, _)| *id).find_map(|id| self.name_of(id))
     }
 
     /// A path of `file`.

@@ -20,6 +20,8 @@ use crate::target::Stage;
 
 /// Files are copied in pieces of this length, so that a large one keeps all workers busy.
 const PIECE_LEN: u64 = 64 << 20;
+/// Longer pieces rather than more than about so many: a sparse file may be as long as offsets go.
+const PIECE_COUNT: u64 = 4096;
 /// Gaps between extents that are copied along.
 const GAP_LEN: u64 = 32 << 10;
 
@@ -163,20 +165,26 @@ impl Pass<'_> {
         let result = self.copy_ranges(copier, item, ranges);
         if !matches!(result, Ok(Some(_))) {
             item.failed.store(true, Ordering::Relaxed);
-            let mut extents = Extents::default();
-            ranges
-                .iter()
-                .for_each(|range| extents.insert(range.clone()));
-            self.ledger
-                .put_back(item.work.file, item.work.slot, extents);
         }
         let last = item.pieces_left.fetch_sub(1, Ordering::AcqRel) == 1;
-        if last && !item.failed.load(Ordering::Relaxed) {
-            let (traits, attributes) = item.seen.lock().unwrap_or_default();
-            self.ledger.copied(&item.work, traits, attributes);
-            (self.on_file)();
+        if last {
+            self.end(item);
         }
         result
+    }
+
+    /// All pieces were tried.
+    fn end(&self, item: &Item) {
+        let work = &item.work;
+        if item.failed.load(Ordering::Relaxed) {
+            // The pieces that were copied, too: the look that the next copy begins with vouches for all of the file, and a change without a record may lie between.
+            self.ledger
+                .put_back(work.file, work.slot, work.extents.clone());
+            return;
+        }
+        let (traits, attributes) = item.seen.lock().unwrap_or_default();
+        self.ledger.copied(work, traits, attributes);
+        (self.on_file)();
     }
 
     fn copy_ranges(
@@ -232,20 +240,21 @@ impl Pass<'_> {
 /// Splits extents into what one worker does at a time. What reaches beyond the size stays in one piece: the file may have grown, but a range may be as long as offsets
 /// go, where a file was cut or a hole punched up to whatever end.
 fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
+    let len = PIECE_LEN.max(size / PIECE_COUNT);
     let mut pieces = Vec::new();
     let mut piece: Vec<Range<u64>> = Vec::new();
     let mut piece_len = 0;
     for range in extents.iter() {
         let mut at = range.start;
         while at < range.end {
-            let mut end = range.end.min(at.saturating_add(PIECE_LEN - piece_len));
+            let mut end = range.end.min(at.saturating_add(len - piece_len));
             if end >= size {
                 end = range.end;
             }
             piece_len += end.min(size.max(at)) - at;
             piece.push(at..end);
             at = end;
-            if piece_len >= PIECE_LEN {
+            if piece_len >= len {
                 pieces.push(std::mem::take(&mut piece));
                 piece_len = 0;
             }
@@ -292,13 +301,14 @@ mod tests {
     }
 
     fn run(stage: &Stage, book: &Book, work: Vec<Work>) -> Result<PassOutcome, PassError> {
-        run_with(stage, book, work, &|_| ())
+        run_with(stage, book, work, 2, &|_| ())
     }
 
     fn run_with(
         stage: &Stage,
         book: &Book,
         work: Vec<Work>,
+        parallel: usize,
         on_bytes: &(dyn Fn(u64) + Sync),
     ) -> Result<PassOutcome, PassError> {
         let (throttle, digests) = (Throttle::new(0), Digests::default());
@@ -313,7 +323,7 @@ mod tests {
             },
             disks: &Disks::new(2),
             ledger: book,
-            parallel: 2,
+            parallel,
             on_file: &|| (),
         };
         pass.run(work)
@@ -349,6 +359,25 @@ mod tests {
         std::fs::rename(source.join("a"), dir.path().join("a")).unwrap();
         let outcome = run(&stage, &book, vec![work]).unwrap();
         assert_eq!(outcome.moved_files, 1);
+        assert_eq!(*book.back.lock(), [Extents::Whole]);
+        assert_eq!(*book.copied.lock(), 0);
+    }
+
+    #[test]
+    fn a_file_that_moves_between_its_pieces_stays_dirty_as_a_whole() {
+        let (dir, source, stage, book) = ground();
+        let mut work = work_for(&source, "a", b"hello");
+        let file = std::fs::File::options()
+            .write(true)
+            .open(source.join("a"))
+            .unwrap();
+        file.set_len(PIECE_LEN + 1).unwrap();
+        work.size = PIECE_LEN + 1;
+        let (from, to) = (source.join("a"), dir.path().join("a"));
+        let outcome = run_with(&stage, &book, vec![work], 1, &|_| {
+            std::fs::rename(&from, &to).unwrap();
+        });
+        assert_eq!(outcome.unwrap().moved_files, 1);
         assert_eq!(*book.back.lock(), [Extents::Whole]);
         assert_eq!(*book.copied.lock(), 0);
     }
@@ -418,7 +447,7 @@ mod tests {
                 std::io::Write::write_all(&mut &file, &vec![2; bytes as usize]).unwrap();
             }
         };
-        let outcome = run_with(&stage, &book, vec![work], &grow).unwrap();
+        let outcome = run_with(&stage, &book, vec![work], 2, &grow).unwrap();
         assert_eq!((outcome.copied_bytes, *book.copied.lock()), (3000, 1));
         let copy = std::fs::read(stage.slot_path(1)).unwrap();
         assert_eq!(copy[..3000], [1; 3000]);
@@ -438,7 +467,7 @@ mod tests {
             .unwrap();
         file.set_len(2500).unwrap();
         let grow = |_| file.set_len(3000).unwrap();
-        run_with(&stage, &book, vec![work], &grow).unwrap();
+        run_with(&stage, &book, vec![work], 2, &grow).unwrap();
         let copy = std::fs::read(stage.slot_path(1)).unwrap();
         assert_eq!(copy[..2000], [7; 2000]);
         assert_eq!(copy[2000..2500], [1; 500]);
@@ -450,7 +479,7 @@ mod tests {
         let mut extents = Extents::default();
         extents.insert(10..20);
         extents.insert(PIECE_LEN * 2..PIECE_LEN * 4 + 5);
-        let pieces = pieces(&extents, u64::MAX);
+        let pieces = pieces(&extents, PIECE_LEN * 5);
         let mut covered = Extents::default();
         pieces
             .iter()
@@ -477,5 +506,12 @@ mod tests {
         let pieces = pieces(&Extents::Whole, PIECE_LEN * 3 + 1);
         assert_eq!(pieces.len(), 4);
         assert_eq!(pieces[3].last().unwrap().end, u64::MAX);
+    }
+
+    #[test]
+    fn a_file_of_exabytes_has_no_more_than_some_thousand_pieces() {
+        let pieces = pieces(&Extents::Whole, 1 << 60);
+        assert!(pieces.len() as u64 <= PIECE_COUNT + 1);
+        assert_eq!(pieces.concat().last().unwrap().end, u64::MAX);
     }
 }

@@ -387,3 +387,14 @@ fn a_file_from_outside_counts_as_what_it_is_found_to_be() {
     };
     assert_eq!(crate::source::size_of(&inside, other), None);
 }
+
+#[test]
+fn a_dirty_file_is_found_whatever_else_has_no_name() {
+    let mut model = Model::new();
+    model.change(&Op::Create(0));
+    model.scan(&[]);
+    for inode in 100..200 {
+        model.catalog.state_or_new(FileId { device: 1, inode });
+    }
+    assert_eq!(model.catalog.first_dirty(), Some(path(0).as_path()));
+}

@@ -11,6 +11,7 @@ mod direct;
 mod holes;
 mod share;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -70,6 +71,8 @@ pub struct Pair {
     target: File,
     direct_source: Option<Direct>,
     direct_target: Option<Direct>,
+    /// Blocks may be shared, for all that is known. Others may be where these can't: a source can have directories on several file systems.
+    may_share: Cell<bool>,
 }
 
 impl Pair {
@@ -81,6 +84,7 @@ impl Pair {
             target,
             direct_source: None,
             direct_target: None,
+            may_share: Cell::new(true),
         };
         if len >= DIRECT_LEN_MIN {
             pair.direct_source = Direct::open(&pair.source, false, disks);
@@ -224,8 +228,8 @@ impl<'c> Copier<'c> {
     }
 
     /// Gives the bytes at the begin of `range` that the copy shares with the source now, or None where they can't be shared.
-    fn share(&mut self, pair: &Pair, range: Range<u64>) -> Option<u64> {
-        if !self.context.reflink {
+    fn share(&self, pair: &Pair, range: Range<u64>) -> Option<u64> {
+        if !self.context.reflink || !pair.may_share.get() {
             return None;
         }
         self.context.digests.forget(pair.slot, range.clone());
@@ -233,7 +237,7 @@ impl<'c> Copier<'c> {
             Shared::Bytes(done) => Some(done),
             Shared::Nothing => None,
             Shared::Never => {
-                self.context.reflink = false;
+                pair.may_share.set(false);
                 None
             }
         }
@@ -402,6 +406,28 @@ mod tests {
         files.target.write_all_at(&[8; 1 << 20], 0).unwrap();
         let (_, sum) = files.digests.sum(1, &files.target).unwrap();
         assert_eq!(sum, crc32c::crc32c(&bytes));
+    }
+
+    #[test]
+    fn files_that_cant_share_blocks_end_that_for_no_others() {
+        let files = files();
+        let elsewhere = tempfile::tempfile_in("/dev/shm").unwrap();
+        elsewhere.write_all_at(&[7; 8192], 0).unwrap();
+        let (throttle, disks) = (Throttle::new(0), Disks::new(1));
+        let context = CopyContext {
+            throttle: &throttle,
+            digests: &files.digests,
+            stop: &|| false,
+            on_bytes: &|_| (),
+            reflink: true,
+        };
+        let mut copier = Copier::new(context).unwrap();
+        let target = || files.target.try_clone().unwrap();
+        let pair = Pair::new(1, elsewhere, target(), 8192, &disks);
+        copier.copy(&pair, 0..8192).unwrap();
+        assert!(!pair.may_share.get() && copier.context.reflink);
+        let source = files.source.try_clone().unwrap();
+        assert!(Pair::new(1, source, target(), 1, &disks).may_share.get());
     }
 
     #[test]

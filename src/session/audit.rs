@@ -86,7 +86,7 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
         let known = catalog.file(entry.file);
         known.is_some_and(|file| {
             // One that was made while the records were applied, and that no scan has seen under its name, has nothing to be compared with: all of it came from records.
-            !file.explains(&entry.traits) && !beyond.files.contains(&entry.file)
+            !file.explains(&entry.traits) && !beyond.changed.contains(&entry.file)
         })
     };
     let missing = catalog.names_missing_in(&entries).into_iter();
@@ -119,6 +119,8 @@ pub(super) fn unexplained_after_cut(core: &Core) -> Result<Vec<PathBuf>, Session
 #[derive(Default)]
 struct Beyond {
     files: HashSet<FileId>,
+    /// Those of them whose content or inode may be another since: one more name or another one leaves size and time of change as they were, and explains no other.
+    changed: HashSet<FileId>,
     paths: HashSet<PathBuf>,
     /// Names changed in a way that the records don't tell.
     rescan: bool,
@@ -138,6 +140,12 @@ impl Beyond {
 
     fn add(&mut self, record: &Record<'_>, file: FileId) {
         self.files.insert(file);
+        match *record {
+            Record::Link { .. } | Record::Rename { exchange: true, .. } => {}
+            // The inode of what was there may be another file's by now.
+            Record::Rename { replaced, .. } => self.changed.extend(replaced),
+            _ => _ = self.changed.insert(file),
+        }
         let mut path = |bytes| _ = self.paths.insert(catalog::path_of(bytes).into());
         match *record {
             Record::Rename { from, to, .. } => {
@@ -269,10 +277,118 @@ fn agrees(catalog: &Catalog, path: &Path, entry: Option<&Entry>) -> bool {
         (Some(node), Some(entry)) => (node, entry),
         _ => return false,
     };
-    let explains = |file: &FileState| file.explains(&entry.traits);
+    // A file that came from outside by a record is dirty, which no cut is settled with: it is copied, and compared from then on.
+    let explains = |file: &FileState| file.is_new() || file.explains(&entry.traits);
     is_named(catalog, entry)
         && match node {
             Node::File(file) => catalog.file(*file).is_some_and(explains),
             _ => true,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::capture_log::Attributes;
+    use crate::source::{Root, Traits};
+
+    const FILE: FileId = FileId {
+        device: 1,
+        inode: 7,
+    };
+
+    fn catalog() -> Catalog {
+        let root = Root {
+            source: "/root".into(),
+            place: "data".into(),
+        };
+        Catalog::new(Scope::new(vec![root], Arc::new(|_| false)))
+    }
+
+    fn entry(path: &str, modified_ns: i64) -> Entry {
+        Entry {
+            path: path.into(),
+            file: FILE,
+            found: Found::File,
+            attributes: Attributes::default(),
+            traits: Traits {
+                modified_ns,
+                ..Traits::default()
+            },
+        }
+    }
+
+    #[test]
+    fn a_file_that_came_from_outside_by_a_record_is_no_suspect_and_stays_dirty() {
+        let mut catalog = catalog();
+        let since = catalog.mark();
+        catalog.note_name(&Record::Rename {
+            file: FILE,
+            from: b"/elsewhere/a",
+            to: b"/root/a",
+            replaced: None,
+            exchange: false,
+            directory: false,
+        });
+        let found = suspects(&mut catalog, &[entry("/root/a", 3)], since);
+        assert_eq!(found, (Vec::new(), Vec::new()));
+        assert!(catalog.first_dirty().is_some());
+        // Once it is copied it is compared.
+        catalog.take_work();
+        let file = catalog.file_mut(FILE).unwrap();
+        file.see(entry("/root/a", 3).traits, since);
+        let (changed, names) = suspects(&mut catalog, &[entry("/root/a", 4)], since);
+        assert_eq!((changed, names), (vec!["/root/a".into()], Vec::new()));
+    }
+
+    #[test]
+    fn a_rename_or_link_behind_the_cut_explains_no_change_of_content() {
+        let other = FileId { inode: 8, ..FILE };
+        let beyond = |record: &Record<'_>| {
+            let (header, body) = record.encode();
+            Beyond::of(&[(header, body.concat())])
+        };
+        let rename = |exchange| Record::Rename {
+            file: FILE,
+            from: b"/root/a",
+            to: b"/root/b",
+            replaced: Some(other),
+            exchange,
+            directory: false,
+        };
+        let path = b"/root/a".as_slice();
+        let (file, offset, len) = (FILE, 0, 1);
+        let keep_size = true;
+        let cases = [
+            (rename(false), vec![other]),
+            (rename(true), vec![]),
+            (Record::Link { file, path }, vec![]),
+            (Record::Unlink { file, path }, vec![FILE]),
+            (Record::Truncate { file, len }, vec![FILE]),
+            (Record::Punch { file, offset, len }, vec![FILE]),
+            (
+                Record::Zero {
+                    file,
+                    offset,
+                    len,
+                    keep_size,
+                },
+                vec![FILE],
+            ),
+            (
+                Record::Opaque {
+                    file,
+                    mapped: false,
+                },
+                vec![FILE],
+            ),
+        ];
+        for (record, changed) in cases {
+            let beyond = beyond(&record);
+            assert_eq!(beyond.changed, HashSet::from_iter(changed), "{record:?}");
+            assert!(beyond.files.contains(&FILE), "{record:?}");
+        }
+    }
 }

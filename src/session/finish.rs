@@ -86,9 +86,12 @@ pub(super) fn name_everything(
                 entries.push(entry(place, kind, &Attributes::default(), 0));
             }
             Node::File(file) => {
-                let Some(state) = catalog.file(*file) else {
-                    continue;
-                };
+                // Left out, the backup would miss a file and not say so.
+                let state = catalog.file(*file).ok_or_else(|| SessionError::Io {
+                    action: "find the copy of",
+                    path: path.into(),
+                    source: io::ErrorKind::NotFound.into(),
+                })?;
                 make_parent(&at, &mut parent)?;
                 let mut link_to = None;
                 if state.names > 1 {
