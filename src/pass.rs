@@ -103,12 +103,8 @@ impl Pass<'_> {
                     crate::threads::started();
                     crate::threads::ask_for_short_turns();
                     for (item, ranges) in receiver {
-                        let result = if failure.lock().is_some() {
-                            Err(PassError::Cancelled)
-                        } else {
-                            self.copy_piece(&mut copier, &item, &ranges)
-                        };
-                        match result {
+                        let failed = failure.lock().is_some();
+                        match self.copy_piece(&mut copier, &item, &ranges, failed) {
                             Ok(Some(bytes)) => _ = copied.fetch_add(bytes, Ordering::Relaxed),
                             Ok(None) => _ = moved.fetch_add(1, Ordering::Relaxed),
                             Err(error) => _ = failure.lock().get_or_insert(error),
@@ -155,14 +151,18 @@ impl Pass<'_> {
         }
     }
 
-    /// Gives the bytes copied, or None if the file was not found under its name.
+    /// Gives the bytes copied, or None if the file was not found under its name. `has_failed`: another piece did, and this one is only put back.
     fn copy_piece(
         &self,
         copier: &mut Copier<'_>,
         item: &Item,
         ranges: &[Range<u64>],
+        has_failed: bool,
     ) -> Result<Option<u64>, PassError> {
-        let result = self.copy_ranges(copier, item, ranges);
+        let result = match has_failed {
+            true => Err(PassError::Cancelled),
+            false => self.copy_ranges(copier, item, ranges),
+        };
         if !matches!(result, Ok(Some(_))) {
             item.failed.store(true, Ordering::Relaxed);
         }
@@ -380,6 +380,18 @@ mod tests {
         assert_eq!(outcome.unwrap().moved_files, 1);
         assert_eq!(*book.back.lock(), [Extents::Whole]);
         assert_eq!(*book.copied.lock(), 0);
+    }
+
+    #[test]
+    fn all_that_a_failed_pass_did_not_copy_is_put_back() {
+        let (_dir, source, stage, book) = ground();
+        let mut work = work_for(&source, "a", b"hello");
+        work.size = PIECE_LEN * 20;
+        // Nothing can be copied there.
+        std::fs::create_dir(stage.slot_path(work.slot)).unwrap();
+        let others = (0..20).map(|_| work.clone()).collect();
+        assert!(run(&stage, &book, others).is_err());
+        assert_eq!(*book.back.lock(), vec![Extents::Whole; 20]);
     }
 
     #[test]
