@@ -13,7 +13,7 @@ use engine::capture_log::Control;
 use engine::capture_log::layout::Rendezvous;
 
 use crate::cancellation::Deferred;
-use crate::{EMBEDDED, bounce, hooks, inflight, locks, real, rendezvous, session};
+use crate::{EMBEDDED, bounce, hooks, inflight, locks, rendezvous, session};
 
 /// Comma-separated names that replace [`SERVERS`].
 const PROCESS_VARIABLE: &CStr = c"HOTMIRROR_PROCESS";
@@ -131,6 +131,7 @@ fn publish() -> Result<(), rustix::io::Errno> {
 }
 
 extern "C" fn start() {
+    hooks::resolve();
     if !EMBEDDED {
         if !named_as_server() {
             return;
@@ -139,8 +140,6 @@ extern "C" fn start() {
         std::panic::set_hook(Box::new(|_| {}));
         rendezvous::remember_dir();
     }
-    real::resolve();
-    hooks::resolve();
     // SAFETY: the handler has the right type and calls only what is safe after a fork.
     unsafe { libc::pthread_atfork(None, None, Some(become_forked)) };
     if let Err(errno) = publish() {

@@ -43,6 +43,33 @@ fn any_other_process_is_left_alone() {
 }
 
 #[test]
+fn an_allocator_may_begin_before_the_library() {
+    let scratch = Scratch::new();
+    let allocator = scratch.run().join("allocator.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/allocator.c");
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-fno-builtin", source, "-ldl", "-o"])
+        .arg(&allocator)
+        .status()
+        .expect("cc is installed");
+    assert!(built.success());
+    let preloaded = format!("{}:{}", driver::library().display(), allocator.display());
+    let mut command = Victim::command(&scratch);
+    let mut victim = Victim::start_by({
+        command.env("LD_PRELOAD", &preloaded);
+        command
+    });
+    with_file(&scratch);
+    let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+    assert_eq!(victim.act("pwrite a 0 10 1"), 10);
+    assert_eq!(session.drain().len(), 1);
+    victim.end();
+    // The same where the process is no server.
+    let other = Command::new("/bin/true").env("LD_PRELOAD", &preloaded).status();
+    assert!(other.expect("true is installed").success());
+}
+
+#[test]
 fn the_list_of_names_is_separated_by_commas() {
     let scratch = Scratch::new();
     let mut command = Victim::command(&scratch);

@@ -100,14 +100,34 @@ fn note_stored(capture: &Capture<'_>, start: u64, len: u64) {
     }
 }
 
+unsafe extern "C" fn map_by_number(
+    address: *mut c_void,
+    len: size_t,
+    prot: c_int,
+    flags: c_int,
+    fd: c_int,
+    offset: off64_t,
+) -> *mut c_void {
+    let (address, len) = (address as c_long, len as c_long);
+    let args = [address, len, prot.into(), flags.into(), fd.into(), offset];
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { syscall(libc::SYS_mmap, args) as *mut c_void }
+}
+
+unsafe extern "C" fn protect_by_number(address: *mut c_void, len: size_t, prot: c_int) -> c_int {
+    let args = [address as c_long, len as c_long, prot.into(), 0, 0, 0];
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { syscall(libc::SYS_mprotect, args) as c_int }
+}
+
 hooks! {
-    mmap = libc::mmap, mmap64 = libc::mmap64:
+    mmap = libc::mmap => map_by_number, mmap64 = libc::mmap64 => map_by_number:
     (address: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, offset: off64_t) -> *mut c_void, |real| {
         // SAFETY: the caller's arguments, unchanged.
         mapped(prot, flags, fd, || unsafe { real(address, len, prot, flags, fd, offset) })
     }
 
-    mprotect = libc::mprotect:
+    mprotect = libc::mprotect => protect_by_number:
     (address: *mut c_void, len: size_t, prot: c_int) -> c_int, |real| {
         // SAFETY: the caller's arguments, unchanged.
         protected(address, len, prot, || unsafe { real(address, len, prot) })

@@ -6,10 +6,11 @@
 /// Defines and exports hooks: `NAME = libc::NAME, …: (arguments) -> result, |real| { body }`.
 ///
 /// The body is expanded once per name, with `real` bound to the function behind that name. The path behind `=` proves the signature; it is left out
-/// where libc's crate does not declare the function.
+/// where libc's crate does not declare the function. What stands behind `=>` is called instead where libc is too old to have the name, and until it is looked
+/// up: what an allocator calls when it begins needs one (see `real`).
 macro_rules! hooks {
-    ($($($name:ident $(= $proof:path)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
-        $($(hook! { $name [$($proof)?] $arguments -> $result, $real $body })+)+
+    ($($($name:ident $(= $proof:path $(=> $instead:path)?)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
+        $($(hook! { $name [$($proof $(=> $instead)?)?] $arguments -> $result, $real $body })+)+
 
         /// Looks up the real functions, in the constructor: a look-up may allocate.
         pub fn resolve() {
@@ -19,26 +20,39 @@ macro_rules! hooks {
 }
 
 macro_rules! hook {
-    ($name:ident [$($proof:path)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block) => {
+    ($name:ident [$($proof:path $(=> $instead:path)?)?] ($($argument:ident : $type:ty),*) -> $result:ty, $real:ident $body:block) => {
         #[allow(clippy::module_inception, clippy::missing_safety_doc, clippy::multiple_unsafe_ops_per_block)]
         mod $name {
             #[allow(unused_imports)]
             use super::*;
 
-            #[allow(dead_code)]
             type Signature = unsafe extern "C" fn($($type),*) -> $result;
-            $(const _: Signature = $proof;)?
+            real_function! { $name: Signature [$($proof $(=> $instead)?)?] }
 
             redhook::hook! {
                 unsafe fn $name($($argument: $type),*) -> $result => hooked {
-                    let $real = redhook::real!($name);
+                    // SAFETY: libc's function of this name has this type, and so has what stands in for it.
+                    let $real: Signature = unsafe { std::mem::transmute(REAL.address()) };
                     $body
                 }
             }
+        }
+    };
+}
 
-            pub fn resolve() {
-                $name.get();
-            }
+/// The function behind a hook, of `$type`, with the proof of its signature and what stands in for it.
+macro_rules! real_function {
+    ($name:ident : $type:ident [$($proof:path $(=> $instead:path)?)?]) => {
+        $(const _: Signature = $proof;)?
+
+        static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"))
+            $($(.or({
+                const INSTEAD: $type = $instead;
+                INSTEAD as *mut std::ffi::c_void
+            }))?)?;
+
+        pub fn resolve() {
+            REAL.look_up();
         }
     };
 }
@@ -46,8 +60,6 @@ macro_rules! hook {
 /// As [`hooks`], for cancellation points: a thread may be cancelled inside them, and then unwinds through the hook.
 ///
 /// redhook's hooks catch what unwinds, which for a cancelled thread means abort. These let it pass. See `cancellation`.
-///
-/// What stands behind `=>` is called where libc is too old to have the name.
 macro_rules! cancellation_points {
     ($($($name:ident $(= $proof:path $(=> $instead:path)?)?),+ : $arguments:tt -> $result:ty, |$real:ident| $body:block)+) => {
         $($(cancellation_point! { $name [$($proof $(=> $instead)?)?] $arguments -> $result, $real $body, None::<()>, always })+)+
@@ -81,14 +93,8 @@ macro_rules! cancellation_point {
 
             #[allow(dead_code)]
             type Signature = unsafe extern "C" fn($($type),*) -> $result;
-            $(const _: Signature = $proof;)?
             type Real = unsafe extern "C-unwind" fn($($type),*) -> $result;
-
-            static REAL: crate::real::Next = crate::real::Next::named(concat!(stringify!($name), "\0"))
-                $($(.or({
-                    const INSTEAD: Real = $instead;
-                    INSTEAD as *mut std::ffi::c_void
-                }))?)?;
+            real_function! { $name: Real [$($proof $(=> $instead)?)?] }
 
             #[unsafe(no_mangle)]
             pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
@@ -109,10 +115,6 @@ macro_rules! cancellation_point {
                 // SAFETY: as above.
                 let $real: Real = unsafe { std::mem::transmute(REAL.address()) };
                 $body
-            }
-
-            pub fn resolve() {
-                REAL.address();
             }
         }
     };
@@ -139,6 +141,8 @@ macro_rules! optional_hooks {
     };
 }
 
+use crate::real;
+
 mod aio;
 mod mmap;
 mod namespace;
@@ -151,6 +155,7 @@ mod uring;
 mod variadic;
 mod write;
 
+/// Looks up all names that every libc has.
 pub fn resolve() {
     mmap::resolve();
     namespace::resolve();
@@ -165,6 +170,7 @@ pub fn resolve() {
     stdio::resolve_cancellation_points();
     truncate::resolve_cancellation_points();
     mmap::resolve_cancellation_points();
+    real::resolve();
 }
 
 /// In a forked child.

@@ -7,8 +7,8 @@ use std::ffi::c_void;
 use libc::{c_char, c_int, c_long, mode_t};
 
 use super::{open, syscall};
-use crate::cancellation;
 use crate::real::Next;
+use crate::{cancellation, real};
 
 /// Exports `$name` as a jump to `$shim` in shim.c.
 macro_rules! export {
@@ -67,15 +67,32 @@ for_shim! {
 type Open = unsafe extern "C-unwind" fn(*const c_char, c_int, ...) -> c_int;
 type OpenAt = unsafe extern "C-unwind" fn(c_int, *const c_char, c_int, ...) -> c_int;
 
-static OPEN: Next = Next::new(c"open");
-static OPEN64: Next = Next::new(c"open64");
-static OPENAT: Next = Next::new(c"openat");
-static OPENAT64: Next = Next::new(c"openat64");
+static OPEN: Next = Next::new(c"open").or(open_by_number as *mut c_void);
+static OPEN64: Next = Next::new(c"open64").or(open_by_number as *mut c_void);
+static OPENAT: Next = Next::new(c"openat").or(openat_by_number as *mut c_void);
+static OPENAT64: Next = Next::new(c"openat64").or(openat_by_number as *mut c_void);
 
 pub fn resolve() {
     for next in [&OPEN, &OPEN64, &OPENAT, &OPENAT64] {
-        next.address();
+        next.look_up();
     }
+}
+
+/// Called as a variadic function is: with so few arguments, none of them a floating point number, both find them in the same registers.
+unsafe extern "C-unwind" fn open_by_number(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+    // SAFETY: the caller's word.
+    unsafe { openat_by_number(libc::AT_FDCWD, path, flags, mode) }
+}
+
+unsafe extern "C-unwind" fn openat_by_number(
+    dirfd: c_int,
+    path: *const c_char,
+    flags: c_int,
+    mode: mode_t,
+) -> c_int {
+    let args = [dirfd.into(), path as c_long, flags.into(), mode.into(), 0, 0];
+    // SAFETY: the caller's arguments, unchanged.
+    unsafe { real::syscall(libc::SYS_openat, args) as c_int }
 }
 
 unsafe extern "C-unwind" fn open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
