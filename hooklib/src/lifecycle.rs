@@ -142,6 +142,7 @@ extern "C" fn start() {
     }
     // SAFETY: the handler has the right type and calls only what is safe after a fork.
     unsafe { libc::pthread_atfork(None, None, Some(become_forked)) };
+    hooks::look_around();
     if let Err(errno) = publish() {
         rendezvous::complain(errno);
     }

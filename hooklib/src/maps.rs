@@ -11,7 +11,8 @@ const BUFFER_LEN: usize = 2 * path::PATH_MAX;
 pub struct Mapping<'l> {
     pub start: u64,
     pub end: u64,
-    pub writable_shared: bool,
+    pub writable: bool,
+    pub shared: bool,
     device: u64,
     inode: u64,
     path: &'l [u8],
@@ -30,7 +31,8 @@ impl<'l> Mapping<'l> {
         Some(Mapping {
             start,
             end,
-            writable_shared: perms.get(1) == Some(&b'w') && perms.get(3) == Some(&b's'),
+            writable: perms.get(1) == Some(&b'w'),
+            shared: perms.get(3) == Some(&b's'),
             device: rustix::fs::makedev(major as u32, minor as u32),
             inode: number(fields.next()?, 10)?,
             path: fields.next().unwrap_or(&[]).trim_ascii_start(),

@@ -186,7 +186,10 @@ mod tests {
     #[test]
     fn what_is_missing_is_replaced_and_what_is_there_is_not() {
         let instead = std::ptr::without_provenance_mut(1);
-        assert_eq!(Next::new(c"no_library_has_it").or(instead).look_up(), instead);
+        assert_eq!(
+            Next::new(c"no_library_has_it").or(instead).look_up(),
+            instead
+        );
         assert_ne!(Next::new(c"getpid").or(instead).look_up(), instead);
         assert!(Next::new(c"no_library_has_it").address().is_null());
     }

@@ -48,7 +48,15 @@ fn an_allocator_may_begin_before_the_library() {
     let allocator = scratch.run().join("allocator.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/allocator.c");
     let built = Command::new("cc")
-        .args(["-shared", "-fPIC", "-O1", "-fno-builtin", source, "-ldl", "-o"])
+        .args([
+            "-shared",
+            "-fPIC",
+            "-O1",
+            "-fno-builtin",
+            source,
+            "-ldl",
+            "-o",
+        ])
         .arg(&allocator)
         .status()
         .expect("cc is installed");
@@ -65,7 +73,9 @@ fn an_allocator_may_begin_before_the_library() {
     assert_eq!(session.drain().len(), 1);
     victim.end();
     // The same where the process is no server.
-    let other = Command::new("/bin/true").env("LD_PRELOAD", &preloaded).status();
+    let other = Command::new("/bin/true")
+        .env("LD_PRELOAD", &preloaded)
+        .status();
     assert!(other.expect("true is installed").success());
 }
 

@@ -416,6 +416,23 @@ fn a_writable_shared_mapping_makes_its_file_suspect() {
 }
 
 #[test]
+fn memory_that_an_allocator_makes_writable_is_looked_at_only_where_files_are_shared() {
+    for shared in [false, true] {
+        let scratch = Scratch::new();
+        prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        if shared {
+            assert_eq!(victim.act("mmap a"), 0);
+        }
+        let session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
+        assert_eq!(victim.act("no_more_files"), 0);
+        // To look takes a descriptor.
+        assert_eq!(victim.act("mprotect_anonymous"), 0);
+        assert_eq!(session.segment.reader().lost().is_some(), shared);
+    }
+}
+
+#[test]
 fn an_asynchronous_write_is_noted_when_it_is_fetched() {
     for submit in ["aio_submit", "aio_submitv", "sys_aio_submit"] {
         for fetch in ["aio_fetch", "aio_pfetch", "sys_aio_fetch"] {

@@ -4,18 +4,38 @@
 //! through calls. Allocators call mmap from malloc, before this library and even libc are ready: all mappings but writable shared ones of a file pass
 //! straight through.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use engine::capture_log::Record;
 use libc::{
     MAP_ANONYMOUS, MAP_SHARED, MAP_SHARED_VALIDATE, PROT_WRITE, c_int, c_long, c_void, off64_t,
     size_t,
 };
 
-use crate::capture::{Capture, recorded};
+use crate::capture::{self, Capture, recorded};
 use crate::inflight::Call;
 use crate::real::syscall;
 use crate::{lifecycle, maps, real};
 
 const MAP_TYPE: c_int = 0xf;
+
+/// This process has shared a file's memory, at some time. Else no mprotect can let it store to a file, and an allocator, which calls that often, need not wait
+/// until all mappings are looked at, nor have a descriptor left for it.
+///
+/// Set before the mapping is there. Who changes its protection has learned of it from who made it, so Relaxed is enough.
+static SHARED_FILES: AtomicBool = AtomicBool::new(false);
+
+/// What this process maps already when it gets a rendezvous. Later mappings are seen when they are made.
+pub fn look_for_shared_files() {
+    let seen = maps::each_mapping(|mapping| {
+        if mapping.shared {
+            SHARED_FILES.store(true, Ordering::Relaxed);
+        }
+    });
+    if seen.is_none() {
+        SHARED_FILES.store(true, Ordering::Relaxed);
+    }
+}
 
 #[inline]
 pub fn mapped(
@@ -33,6 +53,11 @@ pub fn mapped(
     if kind == MAP_SHARED_VALIDATE && flags & libc::MAP_SYNC != 0 && lifecycle::is_server() {
         real::set_errno(libc::EOPNOTSUPP);
         return libc::MAP_FAILED;
+    }
+    if !SHARED_FILES.load(Ordering::Relaxed)
+        && capture::stat(fd).is_none_or(|stat| capture::is_regular(&stat))
+    {
+        SHARED_FILES.store(true, Ordering::Relaxed);
     }
     if prot & PROT_WRITE == 0 {
         return real();
@@ -71,6 +96,9 @@ pub fn protected(
 
 /// msync, by which the caller says that it has stored something, and what lets it store.
 pub fn stored(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -> c_int {
+    if !SHARED_FILES.load(Ordering::Relaxed) {
+        return real();
+    }
     let Some(call) = Call::enter() else {
         return real();
     };
@@ -87,7 +115,8 @@ pub fn stored(address: *mut c_void, len: size_t, real: impl FnOnce() -> c_int) -
 fn note_stored(capture: &Capture<'_>, start: u64, len: u64) {
     let end = start.saturating_add(len);
     let seen = maps::each_mapping(|mapping| {
-        if mapping.writable_shared
+        if mapping.shared
+            && mapping.writable
             && mapping.start < end
             && start < mapping.end
             && let Some(file) = mapping.file().filter(|file| capture.watches(*file))

@@ -173,6 +173,11 @@ pub fn resolve() {
     real::resolve();
 }
 
+/// Before the process gets a rendezvous: what it did when no hook could see it.
+pub fn look_around() {
+    mmap::look_for_shared_files();
+}
+
 /// In a forked child.
 pub fn forget() {
     aio::forget();

@@ -79,7 +79,11 @@ pub fn resolve() {
 }
 
 /// Called as a variadic function is: with so few arguments, none of them a floating point number, both find them in the same registers.
-unsafe extern "C-unwind" fn open_by_number(path: *const c_char, flags: c_int, mode: mode_t) -> c_int {
+unsafe extern "C-unwind" fn open_by_number(
+    path: *const c_char,
+    flags: c_int,
+    mode: mode_t,
+) -> c_int {
     // SAFETY: the caller's word.
     unsafe { openat_by_number(libc::AT_FDCWD, path, flags, mode) }
 }
@@ -90,7 +94,14 @@ unsafe extern "C-unwind" fn openat_by_number(
     flags: c_int,
     mode: mode_t,
 ) -> c_int {
-    let args = [dirfd.into(), path as c_long, flags.into(), mode.into(), 0, 0];
+    let args = [
+        dirfd.into(),
+        path as c_long,
+        flags.into(),
+        mode.into(),
+        0,
+        0,
+    ];
     // SAFETY: the caller's arguments, unchanged.
     unsafe { real::syscall(libc::SYS_openat, args) as c_int }
 }

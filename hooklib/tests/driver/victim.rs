@@ -323,12 +323,9 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
         Some(match call {
             "no_more_space" => {
                 libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-                let none = libc::rlimit {
-                    rlim_cur: 0,
-                    rlim_max: libc::RLIM_INFINITY,
-                };
-                libc::setrlimit(libc::RLIMIT_FSIZE, &raw const none).into()
+                libc::setrlimit(libc::RLIMIT_FSIZE, &raw const NONE).into()
             }
+            "no_more_files" => libc::setrlimit(libc::RLIMIT_NOFILE, &raw const NONE).into(),
             "fopen" => stream(libc::fopen(path.as_ptr(), c"w".as_ptr())),
             "fopen64" => stream(libc::fopen64(path.as_ptr(), c"a".as_ptr())),
             "freopen" => {
@@ -350,6 +347,12 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
             "fopen_read" => i64::from(libc::fclose(libc::fopen(path.as_ptr(), c"r".as_ptr()))),
             "mmap" | "mmap64" | "sys_mmap" | "mprotect" | "pkey_mprotect" | "sys_mprotect" => {
                 with_fd(args, libc::O_RDWR, |fd| store(call, fd))
+            }
+            "mprotect_anonymous" => {
+                let null = std::ptr::null_mut();
+                let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+                let address = libc::mmap(null, 4096, libc::PROT_READ, flags, -1, 0);
+                libc::mprotect(address, 4096, libc::PROT_READ | libc::PROT_WRITE).into()
             }
             "mmap_private" => with_fd(args, libc::O_RDWR, |fd| {
                 let (prot, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE);
@@ -383,6 +386,11 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
         })
     }
 }
+
+static NONE: libc::rlimit = libc::rlimit {
+    rlim_cur: 0,
+    rlim_max: 0,
+};
 
 /// Maps, for writing at once or later; stores, syncs.
 unsafe fn store(call: &str, fd: c_int) -> i64 {
