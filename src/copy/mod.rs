@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 
 use self::cache::Pending;
 use self::direct::{AlignedBuffer, Direct, Resident, aligned_len, is_aligned};
-use self::holes::{Part, next_part};
+use self::holes::{Holes, Part, is_zero};
 use self::share::{Shared, share};
 use crate::digest::Digests;
 use crate::throttle::Throttle;
@@ -73,12 +73,14 @@ pub struct Pair {
     direct_target: Option<Direct>,
     /// Blocks may be shared, for all that is known. Others may be where these can't: a source can have directories on several file systems.
     may_share: Cell<bool>,
+    holes: Holes,
 }
 
 impl Pair {
     /// `len`: how much of it is about to be copied.
     pub fn new(slot: u64, source: File, target: File, len: u64, disks: &Disks) -> Pair {
         let mut pair = Pair {
+            holes: Holes::of(&source),
             slot,
             source,
             target,
@@ -181,7 +183,8 @@ impl<'c> Copier<'c> {
         let mut at = range.start;
         let mut copied = 0;
         while at < range.end {
-            match next_part(&pair.source, at, range.end).map_err(CopyError::Source)? {
+            let part = pair.holes.next_part(&pair.source, at, range.end);
+            match part.map_err(CopyError::Source)? {
                 Part::Data(end) => {
                     copied += self.copy_data(pair, at..end)?;
                     at = end;
@@ -258,9 +261,13 @@ impl<'c> Copier<'c> {
         let digests = self.context.digests;
         let got = pair.read(buffer, at, resident).map_err(CopyError::Source)?;
         let bytes = &buffer[..got];
-        digests.forget(pair.slot, at..at + got as u64);
-        pair.write(bytes, at, &mut self.pending)
-            .map_err(CopyError::Target)?;
+        let written = at..at + got as u64;
+        digests.forget(pair.slot, written.clone());
+        match !pair.holes.are_told() && is_zero(bytes) {
+            true => make_hole(&pair.target, written),
+            false => pair.write(bytes, at, &mut self.pending),
+        }
+        .map_err(CopyError::Target)?;
         digests.note(pair.slot, at, bytes);
         Ok(got as u64)
     }
@@ -357,6 +364,39 @@ mod tests {
         let (source, target) = files.contents();
         assert!(source == target);
         assert!(files.target.metadata().unwrap().blocks() <= 32);
+    }
+
+    #[test]
+    fn where_holes_are_not_told_zeros_are_left_out() {
+        let files = files();
+        let (len, end) = (8 << 20, (8 << 20) + 777);
+        files.source.write_all_at(&[7; 8192], 1 << 20).unwrap();
+        files.source.write_all_at(&[0; 1 << 20], 4 << 20).unwrap();
+        files.source.set_len(end).unwrap();
+        files.target.write_all_at(&vec![9; len], 0).unwrap();
+        let (throttle, disks) = (Throttle::new(0), Disks::new(1));
+        let context = CopyContext {
+            throttle: &throttle,
+            digests: &files.digests,
+            stop: &|| false,
+            on_bytes: &|_| (),
+            reflink: false,
+        };
+        let clone = |file: &File| file.try_clone().unwrap();
+        let (source, target) = (clone(&files.source), clone(&files.target));
+        let mut pair = Pair::new(1, source, target, end, &disks);
+        pair.holes = Holes::untold();
+        let mut copier = Copier::new(context).unwrap();
+        assert_eq!(copier.copy(&pair, 0..u64::MAX).unwrap(), end);
+        pair.match_size(&files.digests).unwrap();
+        let (source, target) = files.contents();
+        assert!(source == target);
+        assert!(files.target.metadata().unwrap().blocks() <= 2 * 1024);
+        let sum = files.digests.sum(1, &files.target).unwrap();
+        assert_eq!(sum, (end, crc32c::crc32c(&source)));
+        // Nothing is there to copy of what was cut off.
+        files.source.set_len(1 << 20).unwrap();
+        assert_eq!(copier.copy(&pair, 1 << 20..end).unwrap(), 0);
     }
 
     #[test]
