@@ -37,7 +37,8 @@ fn add_settings(found: &mut Collection, variables: &Variables) -> Result<(), Roo
         (
             "innodb_log_group_home_dir",
             Role::Redo,
-            starts(&["ib_logfile", "#innodb_redo", "ib_redo"]),
+            // The last are of MySQL: undo_N_trunc.log tells recovery of an undo tablespace that is being truncated.
+            starts(&["ib_logfile", "#innodb_redo", "ib_redo", "undo_"]),
         ),
         ("innodb_undo_directory", Role::Undo, starts(&["undo"])),
         (
