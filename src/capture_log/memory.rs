@@ -27,6 +27,7 @@ pub unsafe trait RingMemory {
 
 /// A ring in a mapping that outlives it.
 #[derive(Clone, Copy)]
+#[cfg_attr(loom, allow(dead_code))]
 pub struct MappedRing {
     base: *mut u8,
     capacity: usize,

@@ -58,13 +58,38 @@ fn server(flavor: &str) -> Server {
     server
 }
 
-/// Reads or writes a row about every `seconds`.
-fn select(seconds: u32) -> String {
-    format!("SELECT id, SLEEP({seconds}) FROM long_test.t")
+/// Reads for some eight seconds.
+const SLOW_SELECT: &str = "SELECT id, SLEEP(1) FROM long_test.t";
+
+/// What follows goes on until the gate is opened, however long the backup takes.
+const GATED_SELECT: &str = "SELECT id, GET_LOCK('select', 1000) FROM long_test.t";
+const GATED_UPDATE: &str = "UPDATE long_test.t SET n = n + GET_LOCK('update', 1000)";
+
+/// Locks of a connection, on which statements wait in the midst of their work.
+struct Gate {
+    conn: mysql::Conn,
 }
 
-fn update(seconds: u32) -> String {
-    format!("UPDATE long_test.t SET n = n + 1 + SLEEP({seconds})")
+impl Gate {
+    fn shut(server: &Server) -> Gate {
+        let mut conn = server.conn();
+        for name in ["select", "update"] {
+            let taken: Option<i64> = conn
+                .query_first(format!("SELECT GET_LOCK('{name}', 10)"))
+                .expect("The server answers")
+                .flatten();
+            assert_eq!(taken, Some(1), "{name}");
+        }
+        Gate { conn }
+    }
+
+    fn open(mut self) {
+        for name in ["select", "update"] {
+            self.conn
+                .query_drop(format!("DO RELEASE_LOCK('{name}')"))
+                .expect("The server answers");
+        }
+    }
 }
 
 fn backup(server: &Server, target: &Path, arguments: &[&str]) -> Outcome {
@@ -78,17 +103,16 @@ fn backup(server: &Server, target: &Path, arguments: &[&str]) -> Outcome {
 /// With the server's own lock, nobody waits for them.
 fn long_statements_go_on(server: &Server) {
     let home = scratch::dir();
-    let statements = [
-        Statement::start(server, &select(2)),
-        Statement::start(server, &update(2)),
-    ];
+    let gate = Gate::shut(server);
+    let statements = [GATED_SELECT, GATED_UPDATE].map(|text| Statement::start(server, text));
     let outcome = backup(server, &home.path().join("backup"), &[]);
     assert_eq!(outcome.code, Some(0), "{outcome}");
+    assert!(
+        statements.iter().all(Statement::is_running),
+        "They are in the midst of their work: {outcome}"
+    );
+    gate.open();
     for statement in statements {
-        assert!(
-            statement.is_running(),
-            "It ended before the backup did, which shows nothing: {outcome}"
-        );
         statement.end().expect("The statement goes through");
     }
     assert_eq!(server.value("SELECT SUM(n) FROM long_test.t"), "8");
@@ -131,10 +155,12 @@ fn long_statements_on_a_mysql_go_on_during_the_cut() {
 fn a_read_lock_times_out_on_a_long_statement_and_ends_nothing() {
     let server = server("mariadb-10.11");
     let home = scratch::dir();
-    let statement = Statement::start(&server, &update(2));
+    let gate = Gate::shut(&server);
+    let statement = Statement::start(&server, GATED_UPDATE);
     let arguments = ["--lock=ftwrl", "--lock-timeout=2"];
     let outcome = backup(&server, &home.path().join("backup"), &arguments);
     outcome.assert_failed(exit::LOCK_TIMEOUT, &["--lock-timeout=2"]);
+    gate.open();
     statement.end().expect("The statement goes through");
 }
 
@@ -142,7 +168,7 @@ fn a_read_lock_times_out_on_a_long_statement_and_ends_nothing() {
 fn long_statements_are_waited_for_if_asked() {
     let server = server("mariadb-10.11");
     let home = scratch::dir();
-    let statement = Statement::start(&server, &select(1));
+    let statement = Statement::start(&server, SLOW_SELECT);
     wait_until_long(&server);
     let arguments = ["--lock=ftwrl", "--wait-for-long-queries=60"];
     let outcome = backup(&server, &home.path().join("backup"), &arguments);
@@ -156,14 +182,16 @@ fn long_statements_are_waited_for_if_asked() {
     );
     statement.end().expect("The statement goes through");
 
-    let statement = Statement::start(&server, &select(2));
+    let gate = Gate::shut(&server);
+    let statement = Statement::start(&server, GATED_SELECT);
     wait_until_long(&server);
     let arguments = ["--lock=ftwrl", "--wait-for-long-queries=4"];
     let outcome = backup(&server, &home.path().join("second"), &arguments);
     outcome.assert_failed(
         exit::LOCK_TIMEOUT,
-        &["--wait-for-long-queries=4", "SELECT id, SLEEP(2)"],
+        &["--wait-for-long-queries=4", "SELECT id, GET_LOCK("],
     );
+    gate.open();
     statement.end().expect("The statement goes through");
 }
 
@@ -171,7 +199,8 @@ fn long_statements_are_waited_for_if_asked() {
 fn long_statements_are_ended_if_asked_and_only_then() {
     let server = server("mariadb-10.11");
     let home = scratch::dir();
-    let statement = Statement::start(&server, &update(3));
+    let _gate = Gate::shut(&server);
+    let statement = Statement::start(&server, GATED_UPDATE);
     let arguments = ["--lock=ftwrl", "--kill-long-queries-after=2"];
     let outcome = backup(&server, &home.path().join("backup"), &arguments);
     assert_eq!(outcome.code, Some(0), "{outcome}");
