@@ -648,6 +648,49 @@ fn a_write_that_fails_as_if_half_way_makes_its_file_suspect() {
 }
 
 #[test]
+fn a_session_with_a_change_of_a_file_that_can_not_be_told_is_lost() {
+    for action in [
+        "pwrite a 0 10 7",
+        "write a 0 10 7",
+        "append a 0 10 7",
+        "ftruncate a 10",
+        "truncate a 10",
+        "fallocate a 0 0 9000",
+        "sendfile b a 0 10",
+        "mmap a",
+        "open d/n",
+        "creat a",
+        "mkstemp XXXXXX",
+        "fopen a",
+        "fdopen a",
+        "aio_submit a 0 50 7",
+    ] {
+        let scratch = Scratch::new();
+        prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+        // The library looks at the session's own file the first time.
+        assert_eq!(victim.act("pwrite c 0 1 1"), 1);
+        assert_eq!(victim.act(&format!("no_stat {}", libc::EIO)), 0);
+        assert_eq!(session.drain().len(), 1);
+        assert!(victim.act(action) >= 0, "{action}");
+        let lost = (LostReason::Unidentified as u32, libc::EIO as u64);
+        assert_eq!(session.segment.reader().lost(), Some(lost), "{action}");
+    }
+}
+
+#[test]
+fn a_closed_descriptor_is_no_file_and_loses_nothing() {
+    let scratch = Scratch::new();
+    prepare(&scratch);
+    let mut victim = Victim::start(&scratch);
+    let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+    let failed = -i64::from(libc::EBADF);
+    assert_eq!(victim.act("pwrite_closed"), failed);
+    assert!(session.drain().is_empty());
+}
+
+#[test]
 fn files_on_other_devices_are_not_recorded() {
     let scratch = Scratch::new();
     prepare(&scratch);

@@ -319,7 +319,8 @@ pub fn submitted(
         let count = usize::try_from(count).unwrap_or(0);
         each_write(iocbs, 0, count, |write, iocb| {
             // Whether the session watches it or not: another may be on when it completes. A default one is watched by none.
-            let file = file(iocb.aio_fildes as c_int).unwrap_or_default();
+            let file = capture.told(file(iocb.aio_fildes as c_int));
+            let file = file.unwrap_or_default();
             let submitted = Submitted::of(iocb, file);
             if let Err(reason) = claim(rendezvous, context as u64, write, &submitted) {
                 capture.lose_to(reason, AIO_SLOT_COUNT as u64);
@@ -430,7 +431,7 @@ fn note_events(events: &[io_event]) {
                 for event in events {
                     let write = match claimed(event) {
                         Some((_, claim)) => Some(claim.get()),
-                        None => unclaimed(event.obj),
+                        None => unclaimed(capture, event.obj),
                     };
                     match (write, event.res as i64) {
                         (Some(write), len @ 1..) => note_written(capture, &write, len as u64),
@@ -451,10 +452,10 @@ fn note_events(events: &[io_event]) {
 }
 
 /// A write that was submitted in Idle, as far as what describes it is still there.
-fn unclaimed(iocb: *const iocb) -> Option<Submitted> {
+fn unclaimed(capture: &Capture<'_>, iocb: *const iocb) -> Option<Submitted> {
     // SAFETY: an iocb is numbers and pointers.
     let iocb = unsafe { peek(iocb) }.filter(is_write)?;
-    let file = file(iocb.aio_fildes as c_int)?;
+    let file = capture.told(file(iocb.aio_fildes as c_int))?;
     Some(Submitted::of(&iocb, file))
 }
 
