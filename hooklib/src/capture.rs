@@ -300,22 +300,34 @@ pub fn size(fd: c_int) -> Option<u64> {
 
 /// What a descriptor stands for, if that is a regular file.
 pub fn file(fd: c_int) -> Found<FileId> {
-    let (mode, file) = match look(fd, StatxFlags::TYPE | StatxFlags::INO) {
+    let found = file_and_names(fd, StatxFlags::empty())?;
+    Ok(found.map(|(file, _)| file))
+}
+
+/// As [`file`], with the number of its names.
+pub fn named_file(fd: c_int) -> Found<(FileId, u64)> {
+    file_and_names(fd, StatxFlags::NLINK)
+}
+
+fn file_and_names(fd: c_int, wanted: StatxFlags) -> Found<(FileId, u64)> {
+    let wanted = wanted | StatxFlags::TYPE | StatxFlags::INO;
+    let (mode, file, names) = match look(fd, wanted) {
         Some(seen) => {
             let device = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
             let inode = seen.stx_ino;
-            (seen.stx_mode.into(), FileId { device, inode })
+            let file = FileId { device, inode };
+            (seen.stx_mode.into(), file, seen.stx_nlink.into())
         }
         None => {
             let Some(stat) = stat(fd)? else {
                 return Ok(None);
             };
             let (device, inode) = (stat.st_dev, stat.st_ino);
-            (stat.st_mode, FileId { device, inode })
+            (stat.st_mode, FileId { device, inode }, stat.st_nlink)
         }
     };
     let is_file = FileType::from_raw_mode(mode) == FileType::RegularFile;
-    Ok(is_file.then_some(file))
+    Ok(is_file.then_some((file, names)))
 }
 
 pub fn is_regular(stat: &Stat) -> bool {

@@ -419,9 +419,9 @@ fn a_writable_shared_mapping_makes_its_file_suspect() {
 fn an_asynchronous_write_is_noted_when_it_is_fetched() {
     for submit in ["aio_submit", "aio_submitv", "sys_aio_submit"] {
         for fetch in ["aio_fetch", "aio_pfetch", "sys_aio_fetch"] {
-            // Submitted before the session began.
+            // Submitted before the session began: the descriptor could be another file's.
             let actions = format!("{submit} a 100 50 7; {fetch}");
-            check(&[(&actions, "write a 100+50", "write a 100+50 of 7")]);
+            check(&[(&actions, "write a 100+50", "opaque a")]);
         }
     }
     check_same(&[("aio_submit_append a 0 50 7; aio_fetch", "opaque a")]);
@@ -482,6 +482,53 @@ fn an_asynchronous_write_is_noted_as_it_was_submitted() {
             );
         }
     }
+}
+
+#[test]
+fn the_bytes_of_an_asynchronous_write_are_not_noted_for_an_inode_that_may_be_another_files() {
+    for (actions, expected) in [
+        (&["aio_submit a 0 50 7", "unlink a"][..], "unlink a a"),
+        (
+            &["aio_submit a 0 50 7", "rename b a"],
+            "rename b b a over a",
+        ),
+        (&["aio_submit_unnamed a 0 50 7"], "unlink a a"),
+    ] {
+        let scratch = Scratch::new();
+        let names = prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+        for action in actions {
+            assert!(victim.act(action) >= 0, "{action}");
+        }
+        // Of another file, which keeps its name.
+        assert_eq!(victim.act("aio_submit c 0 50 8"), 1);
+        assert_eq!(victim.act("aio_fetch"), 50);
+        let taken = session.drain();
+        let lines = taken
+            .iter()
+            .map(|taken| line(taken, &names, &scratch.data()));
+        let expected = [expected, "opaque a", "write c 0+50 of 8"];
+        assert_eq!(lines.collect::<Vec<_>>(), expected, "{actions:?}");
+        // Nor does the slot remember it.
+        assert_eq!(victim.act("aio_submit c 0 50 8"), 1);
+        assert_eq!(victim.act("aio_fetch"), 50);
+        let last = line(&session.drain()[0], &names, &scratch.data());
+        assert_eq!(last, "write c 0+50 of 8");
+    }
+}
+
+#[test]
+fn a_session_with_an_older_write_to_a_descriptor_that_is_closed_is_lost() {
+    let scratch = Scratch::new();
+    prepare(&scratch);
+    let mut victim = Victim::start(&scratch);
+    assert_eq!(victim.act("aio_submit a 0 50 7"), 1);
+    assert_eq!(victim.act("aio_close"), 0);
+    let session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
+    assert_eq!(victim.act("aio_fetch"), 50);
+    let lost = (LostReason::Unidentified as u32, libc::EBADF as u64);
+    assert_eq!(session.segment.reader().lost(), Some(lost));
 }
 
 #[test]
