@@ -17,8 +17,8 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::api::{HOTMIRROR_UNTHROTTLED, hotmirror_result};
 use crate::failure::{Failure, guarded};
-use crate::listing;
 use crate::plan::{Plan, busy};
+use crate::{in_front, listing};
 
 const PASSES_MAX: u32 = 16;
 /// Cuts that may turn out not to hold.
@@ -287,24 +287,8 @@ fn copy_and_cut(shared: &Arc<Shared>, plan: &Plan) -> Result<Session, Failure> {
     Ok(session)
 }
 
-/// A library that was opened while the program ran, or linked behind libc, sees none of the program's calls.
-fn check_in_front() -> Result<(), Failure> {
-    // SAFETY: the name is NUL-terminated.
-    let first = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"pwrite".as_ptr()) };
-    // SAFETY: as above.
-    let behind_ours = unsafe { libc::dlsym(libc::RTLD_NEXT, c"pwrite".as_ptr()) };
-    match first != behind_ours {
-        true => Ok(()),
-        false => Err(Failure::new(
-            libc::ENOSYS,
-            hotmirror_result::HOTMIRROR_INTERNAL,
-            "The program's calls go past the library: link it before libc, or preload it",
-        )),
-    }
-}
-
 fn attach(shared: &Arc<Shared>, plan: &Plan) -> Result<Session, Failure> {
-    check_in_front()?;
+    in_front::check()?;
     let rendezvous = embed::rendezvous().ok_or_else(|| {
         Failure::new(
             libc::ENOSYS,

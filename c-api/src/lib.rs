@@ -2,7 +2,7 @@
 //!
 //! The hooks capture what the program does; the engine copies, in threads of its own that the hooks pass by. Two interfaces lie over one backup:
 //! `tokubackup` is the ancestor's, `api` is ours, the one in hotmirror.h. From an entry point inwards: `plan` checks what is asked for, `backup` runs the session in a thread
-//! and is waited for, `failure` gives every error its number.
+//! and is waited for, `in_front` sees that the program's calls come to the hooks, `failure` gives every error its number.
 //!
 //! Rule: no panic, no signal and no error of the backup gets into the program other than by a result.
 
@@ -12,6 +12,7 @@
 mod api;
 mod backup;
 mod failure;
+mod in_front;
 mod listing;
 mod plan;
 mod tokubackup;

@@ -50,7 +50,15 @@ impl<'c> Capture<'c> {
 
     /// The file behind `fd`, if it is one that the session watches.
     pub fn file(&self, fd: c_int) -> Option<FileId> {
-        file(fd).filter(|file| self.watches(*file))
+        self.told(file(fd)).filter(|file| self.watches(*file))
+    }
+
+    /// What was found behind a descriptor. If the kernel did not tell, it may be a watched file, and the session is lost.
+    pub fn told<T>(&self, found: Found<T>) -> Option<T> {
+        found.unwrap_or_else(|errno| {
+            self.lose(errno);
+            None
+        })
     }
 
     /// As [`Capture::file`], if its changes go into the log under locks that give them the files' order.
@@ -251,8 +259,28 @@ fn borrowed<'call>(fd: c_int) -> Option<BorrowedFd<'call>> {
     (fd >= 0).then(|| unsafe { BorrowedFd::borrow_raw(fd) })
 }
 
-pub fn stat(fd: c_int) -> Option<Stat> {
-    rustix::fs::fstat(borrowed(fd)?).ok()
+/// What is behind a descriptor: None if it is closed, an error if the file system (a network's, or a program's) can't tell now.
+pub type Found<T> = Result<Option<T>, Errno>;
+
+/// How often a call that signals interrupt is made again: a hooked call must end some time.
+const ATTEMPTS_MAX: u32 = 100;
+
+fn found<T>(mut ask: impl FnMut() -> Result<T, Errno>) -> Found<T> {
+    for _ in 0..ATTEMPTS_MAX {
+        match ask() {
+            Err(Errno::INTR) => {}
+            Err(Errno::BADF) => return Ok(None),
+            told => return told.map(Some),
+        }
+    }
+    Err(Errno::INTR)
+}
+
+pub fn stat(fd: c_int) -> Found<Stat> {
+    match borrowed(fd) {
+        Some(fd) => found(|| rustix::fs::fstat(fd)),
+        None => Ok(None),
+    }
 }
 
 /// Only what is asked for: since Linux 6.13 a file system that is asked for a file's times, as fstat does, gives the next write a time of its own, and
@@ -266,25 +294,40 @@ fn look(fd: c_int, wanted: StatxFlags) -> Option<Statx> {
 pub fn size(fd: c_int) -> Option<u64> {
     match look(fd, StatxFlags::SIZE) {
         Some(seen) => Some(seen.stx_size),
-        None => stat(fd).and_then(|stat| u64::try_from(stat.st_size).ok()),
+        None => u64::try_from(stat(fd).ok()??.st_size).ok(),
     }
 }
 
 /// What a descriptor stands for, if that is a regular file.
-pub fn file(fd: c_int) -> Option<FileId> {
-    let (mode, file) = match look(fd, StatxFlags::TYPE | StatxFlags::INO) {
+pub fn file(fd: c_int) -> Found<FileId> {
+    let found = file_and_names(fd, StatxFlags::empty())?;
+    Ok(found.map(|(file, _)| file))
+}
+
+/// As [`file`], with the number of its names.
+pub fn named_file(fd: c_int) -> Found<(FileId, u64)> {
+    file_and_names(fd, StatxFlags::NLINK)
+}
+
+fn file_and_names(fd: c_int, wanted: StatxFlags) -> Found<(FileId, u64)> {
+    let wanted = wanted | StatxFlags::TYPE | StatxFlags::INO;
+    let (mode, file, names) = match look(fd, wanted) {
         Some(seen) => {
             let device = rustix::fs::makedev(seen.stx_dev_major, seen.stx_dev_minor);
             let inode = seen.stx_ino;
-            (seen.stx_mode.into(), FileId { device, inode })
+            let file = FileId { device, inode };
+            (seen.stx_mode.into(), file, seen.stx_nlink.into())
         }
         None => {
-            let stat = stat(fd)?;
+            let Some(stat) = stat(fd)? else {
+                return Ok(None);
+            };
             let (device, inode) = (stat.st_dev, stat.st_ino);
-            (stat.st_mode, FileId { device, inode })
+            (stat.st_mode, FileId { device, inode }, stat.st_nlink)
         }
     };
-    (FileType::from_raw_mode(mode) == FileType::RegularFile).then_some(file)
+    let is_file = FileType::from_raw_mode(mode) == FileType::RegularFile;
+    Ok(is_file.then_some((file, names)))
 }
 
 pub fn is_regular(stat: &Stat) -> bool {
@@ -377,6 +420,21 @@ fn note_late<R: Copy>(result: Option<R>, note: impl FnOnce(&Capture<'_>, Option<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_signal_interrupts_is_asked_again_and_only_a_closed_descriptor_is_nothing() {
+        let after = |answers: &[Result<u8, Errno>]| {
+            let mut answers = answers.iter();
+            let given = found(|| *answers.next().expect("Not asked again"));
+            assert!(answers.next().is_none());
+            given
+        };
+        let interrupted = Err(Errno::INTR);
+        assert_eq!(after(&[interrupted, interrupted, Ok(7)]), Ok(Some(7)));
+        assert_eq!(after(&[interrupted, Err(Errno::BADF)]), Ok(None));
+        assert_eq!(after(&[Err(Errno::STALE)]), Err(Errno::STALE));
+        assert_eq!(found(|| Err::<u8, _>(Errno::INTR)), Err(Errno::INTR));
+    }
 
     #[test]
     fn a_failure_is_harmless_only_if_the_kernel_gives_it_before_it_writes() {

@@ -7,6 +7,7 @@ use std::ffi::{CStr, c_char, c_int, c_long};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use crate::real::{errno, set_errno, syscall};
 
@@ -115,12 +116,17 @@ pub fn is_usable(path: *const c_char) -> bool {
 
 /// What `path` names now; None if nothing, or if it can't be seen.
 pub fn look(dirfd: c_int, path: &CStr, follow: bool) -> Option<Stat> {
+    seen(dirfd, path, follow).ok()
+}
+
+/// As [`look`], with the reason.
+pub fn seen(dirfd: c_int, path: &CStr, follow: bool) -> Result<Stat, Errno> {
     let flags = if follow {
         AtFlags::empty()
     } else {
         AtFlags::SYMLINK_NOFOLLOW
     };
-    rustix::fs::statat(directory(dirfd), path, flags).ok()
+    rustix::fs::statat(directory(dirfd), path, flags)
 }
 
 /// The path behind an open descriptor, in `path`.

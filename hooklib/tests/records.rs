@@ -436,9 +436,9 @@ fn memory_that_an_allocator_makes_writable_is_looked_at_only_where_files_are_sha
 fn an_asynchronous_write_is_noted_when_it_is_fetched() {
     for submit in ["aio_submit", "aio_submitv", "sys_aio_submit"] {
         for fetch in ["aio_fetch", "aio_pfetch", "sys_aio_fetch"] {
-            // Submitted before the session began.
+            // Submitted before the session began: the descriptor could be another file's.
             let actions = format!("{submit} a 100 50 7; {fetch}");
-            check(&[(&actions, "write a 100+50", "write a 100+50 of 7")]);
+            check(&[(&actions, "write a 100+50", "opaque a")]);
         }
     }
     check_same(&[("aio_submit_append a 0 50 7; aio_fetch", "opaque a")]);
@@ -499,6 +499,53 @@ fn an_asynchronous_write_is_noted_as_it_was_submitted() {
             );
         }
     }
+}
+
+#[test]
+fn the_bytes_of_an_asynchronous_write_are_not_noted_for_an_inode_that_may_be_another_files() {
+    for (actions, expected) in [
+        (&["aio_submit a 0 50 7", "unlink a"][..], "unlink a a"),
+        (
+            &["aio_submit a 0 50 7", "rename b a"],
+            "rename b b a over a",
+        ),
+        (&["aio_submit_unnamed a 0 50 7"], "unlink a a"),
+    ] {
+        let scratch = Scratch::new();
+        let names = prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+        for action in actions {
+            assert!(victim.act(action) >= 0, "{action}");
+        }
+        // Of another file, which keeps its name.
+        assert_eq!(victim.act("aio_submit c 0 50 8"), 1);
+        assert_eq!(victim.act("aio_fetch"), 50);
+        let taken = session.drain();
+        let lines = taken
+            .iter()
+            .map(|taken| line(taken, &names, &scratch.data()));
+        let expected = [expected, "opaque a", "write c 0+50 of 8"];
+        assert_eq!(lines.collect::<Vec<_>>(), expected, "{actions:?}");
+        // Nor does the slot remember it.
+        assert_eq!(victim.act("aio_submit c 0 50 8"), 1);
+        assert_eq!(victim.act("aio_fetch"), 50);
+        let last = line(&session.drain()[0], &names, &scratch.data());
+        assert_eq!(last, "write c 0+50 of 8");
+    }
+}
+
+#[test]
+fn a_session_with_an_older_write_to_a_descriptor_that_is_closed_is_lost() {
+    let scratch = Scratch::new();
+    prepare(&scratch);
+    let mut victim = Victim::start(&scratch);
+    assert_eq!(victim.act("aio_submit a 0 50 7"), 1);
+    assert_eq!(victim.act("aio_close"), 0);
+    let session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
+    assert_eq!(victim.act("aio_fetch"), 50);
+    let lost = (LostReason::Unidentified as u32, libc::EBADF as u64);
+    assert_eq!(session.segment.reader().lost(), Some(lost));
 }
 
 #[test]
@@ -662,6 +709,49 @@ fn a_write_that_fails_as_if_half_way_makes_its_file_suspect() {
             assert_eq!(seen, "opaque a", "{action}");
         }
     }
+}
+
+#[test]
+fn a_session_with_a_change_of_a_file_that_can_not_be_told_is_lost() {
+    for action in [
+        "pwrite a 0 10 7",
+        "write a 0 10 7",
+        "append a 0 10 7",
+        "ftruncate a 10",
+        "truncate a 10",
+        "fallocate a 0 0 9000",
+        "sendfile b a 0 10",
+        "mmap a",
+        "open d/n",
+        "creat a",
+        "mkstemp XXXXXX",
+        "fopen a",
+        "fdopen a",
+        "aio_submit a 0 50 7",
+    ] {
+        let scratch = Scratch::new();
+        prepare(&scratch);
+        let mut victim = Victim::start(&scratch);
+        let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+        // The library looks at the session's own file the first time.
+        assert_eq!(victim.act("pwrite c 0 1 1"), 1);
+        assert_eq!(victim.act(&format!("no_stat {}", libc::EIO)), 0);
+        assert_eq!(session.drain().len(), 1);
+        assert!(victim.act(action) >= 0, "{action}");
+        let lost = (LostReason::Unidentified as u32, libc::EIO as u64);
+        assert_eq!(session.segment.reader().lost(), Some(lost), "{action}");
+    }
+}
+
+#[test]
+fn a_closed_descriptor_is_no_file_and_loses_nothing() {
+    let scratch = Scratch::new();
+    prepare(&scratch);
+    let mut victim = Victim::start(&scratch);
+    let mut session = Session::begin(&scratch, victim.pid(), 1, Mode::Payload);
+    let failed = -i64::from(libc::EBADF);
+    assert_eq!(victim.act("pwrite_closed"), failed);
+    assert!(session.drain().is_empty());
 }
 
 #[test]

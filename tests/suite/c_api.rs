@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use ground::{PROGRAMS, Place, build_dir, check, compare};
+use ground::{C, LIBRARIES, PROGRAMS, Place, build_dir, check, compare, compile};
 
 /// Tests of one scenario each: run, and compared where the line ends with `compare`.
 macro_rules! scenarios {
@@ -195,6 +195,57 @@ fn other_allocators_and_preloading_make_no_difference() {
                 place.compare(scenario);
             }
         }
+    }
+}
+
+/// The program of order.c, linked with `libraries`, and a place to run it in.
+fn linked(name: &str, compiler: &[&str], libraries: &[&str]) -> (Place, Command) {
+    compile(&PROGRAMS.path().join(name), "order", compiler, libraries);
+    let place = Place::in_memory();
+    let scenario = name.split('-').next().expect("Its first word");
+    let command = place.command(&[], name, scenario);
+    (place, command)
+}
+
+#[test]
+fn a_library_with_a_name_in_front_is_enosys_and_named() {
+    let dir = PROGRAMS.path();
+    let own_write = dir.join("libown_write.so");
+    compile(&own_write, "own_write", &["cc", "-shared", "-fPIC"], &[]);
+    let own_write = own_write.to_str().expect("Text");
+    for (program, front, name, library) in [
+        ("behind-libaio", "-laio", "io_destroy", "libaio.so"),
+        ("behind-own-write", own_write, "write", "libown_write.so"),
+    ] {
+        let libraries = ["-Wl,--no-as-needed", front, "-lHotBackup", "-laio"];
+        let (_place, mut command) = linked(program, C, &libraries);
+        command.env("NAME", name).env("LIBRARY", library);
+        check(program, &command.output().expect("It runs"));
+    }
+}
+
+#[test]
+fn a_program_of_any_kind_that_is_linked_with_it_first_is_backed_up() {
+    let fixed = [C, &["-fno-pie", "-no-pie"]].concat();
+    let sanitized = [C, &["-fsanitize=address"]].concat();
+    let archive = [
+        "-l:libHotBackup.a",
+        "-lgcc_s",
+        "-lpthread",
+        "-ldl",
+        "-lm",
+        "-laio",
+    ];
+    for (program, compiler, libraries) in [
+        ("in_front-fixed", &fixed[..], LIBRARIES),
+        ("in_front-sanitized", &sanitized, LIBRARIES),
+        ("in_front-archive", C, &archive),
+        ("in_front-fixed-archive", &fixed, &archive),
+    ] {
+        let (place, mut command) = linked(program, compiler, libraries);
+        command.env("ASAN_OPTIONS", "detect_leaks=0");
+        check(program, &command.output().expect("It runs"));
+        place.compare(program);
     }
 }
 

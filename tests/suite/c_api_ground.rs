@@ -14,8 +14,8 @@ pub fn build_dir() -> PathBuf {
     executable.parent().expect("target/<profile>/deps").into()
 }
 
-const C: &[&str] = &["cc", "-std=gnu11"];
-const LIBRARIES: &[&str] = &["-lHotBackup", "-lpthread", "-laio"];
+pub const C: &[&str] = &["cc", "-std=gnu11"];
+pub const LIBRARIES: &[&str] = &["-lHotBackup", "-lpthread", "-laio"];
 
 /// Cargo does not build the library for a test that is started by its name, and an old one would pass for the new.
 fn check_library_is_current() {
@@ -34,7 +34,7 @@ fn check_library_is_current() {
 }
 
 /// Makes `program` of tests/c_api/SOURCE.c, linked with `libraries`.
-fn compile(program: &Path, source: &str, compiler: &[&str], libraries: &[&str]) {
+pub fn compile(program: &Path, source: &str, compiler: &[&str], libraries: &[&str]) {
     let output = Command::new(compiler[0])
         .args(&compiler[1..])
         .args(["-O1", "-g", "-Wall", "-Wextra", "-Werror"])

@@ -18,7 +18,7 @@ enum Refusal {
     Unsettled,
     /// A libc-internal write was found out by the audit.
     Unseen,
-    /// A context was destroyed to which something had been submitted before the session began; or its file is too busy, as above.
+    /// Something had been submitted before the session began, whose context was destroyed or whose descriptor was closed; or its file is too busy, as above.
     Untracked,
 }
 
@@ -36,7 +36,7 @@ impl Refusal {
             | ("kernel", _) => Refusal::Unsettled,
             ("mapping", "private") => Refusal::None,
             ("mapping" | "stdio", _) => Refusal::Unseen,
-            ("aio", "destroyed" | "destroyed_raw") => Refusal::Untracked,
+            ("aio", "destroyed" | "destroyed_raw" | "removed") => Refusal::Untracked,
             _ => Refusal::None,
         }
     }

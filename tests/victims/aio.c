@@ -234,6 +234,27 @@ static void by_closed(void)
     pause_us(1000);
 }
 
+/* The file is removed while the request is in flight, and its inode, where the file system gives it at once, is another file's when the event is fetched. */
+static void by_removed(void)
+{
+    CHECK(unlink("next") == 0 || errno == ENOENT ? 0 : -1);
+    int fd = CHECK(open("removed", O_RDWR | O_CREAT | O_EXCL, 0600));
+    struct iocb iocb, *pointer = &iocb;
+    fill(requests[0].buffer, BLOCK);
+    fill(requests[1].buffer, BLOCK);
+    io_prep_pwrite(&iocb, fd, requests[0].buffer, BLOCK, 0);
+    submit(&pointer, 1);
+    CHECK(unlink("removed"));
+    CHECK(close(fd));
+    fd = CHECK(open("next", O_RDWR | O_CREAT | O_EXCL, 0600));
+    CHECK(pwrite(fd, requests[1].buffer, BLOCK, 0));
+    CHECK(close(fd));
+    struct io_event event;
+    HOLDS(io_getevents(context, 1, 1, &event, NULL) == 1);
+    HOLDS(event.res == BLOCK);
+    pause_us(200);
+}
+
 /* Destroying a context waits for its requests; nobody ever sees their events. */
 static void by_destroyed(void)
 {
@@ -266,6 +287,7 @@ static const struct action actions[] = {
     {"threads", by_threads, start_threads},
     {"refused", by_refused, start_direct},
     {"closed", by_closed, start_buffered},
+    {"removed", by_removed, start_buffered},
     {"destroyed", by_destroyed, start_direct},
     {"destroyed_raw", by_destroyed, start_raw},
 };

@@ -9,17 +9,21 @@
 //! Destroying a context waits for what is in flight, and nobody ever sees its events: the files of the context's claims are suspect, and the claims are released.
 //! Of what was submitted in Idle there are no claims; a session in which such a context is destroyed is lost.
 //!
+//! A file may lose its last name, and once the kernel is done with the write, its inode be another file's by the time the event is fetched. Bytes would then go into that
+//! one's copy, so such a write makes suspect what has the inode.
+//!
 //! The system calls are made directly. libaio itself need not be there.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 
 use engine::capture_log::layout::{AIO_SLOT_COUNT, AIO_SLOTS_OFFSET, AioSlot, Rendezvous};
 use engine::capture_log::{FileId, LostReason};
 use libc::{c_int, c_long, c_void, iovec, timespec};
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::caller_memory::{each_part, peek};
-use crate::capture::{Buffers, Capture, file, open_flags, recorded};
+use crate::capture::{Buffers, Capture, named_file, open_flags, recorded, stat};
 use crate::inflight::Call;
 use crate::lifecycle;
 use crate::real::{self, errno, set_errno};
@@ -64,6 +68,8 @@ struct Claim {
     part_count: AtomicU64,
     /// Address and length of each.
     parts: [[AtomicU64; 2]; PARTS_MAX],
+    /// The file has lost a name, or has none: by the time of the completion the inode may be another's. Also set while the others are not yet.
+    unnamed: AtomicBool,
 }
 
 /// A write as the kernel takes it.
@@ -123,6 +129,7 @@ impl Claim {
             offset: AtomicU64::new(0),
             part_count: AtomicU64::new(0),
             parts: [const { [AtomicU64::new(0), AtomicU64::new(0)] }; PARTS_MAX],
+            unnamed: AtomicBool::new(false),
         }
     }
 
@@ -189,21 +196,25 @@ fn candidates(
     slots.cycle().skip(start).take(PROBES)
 }
 
-/// Claims a slot for a write. If it can't, why the session is lost.
+/// Claims a slot for a write, and then looks what it is for. If it can't, why the session is lost.
 fn claim(
     rendezvous: &'static Rendezvous,
     context: u64,
     (iocb, data): (u64, u64),
-    write: &Submitted,
+    describe: impl FnOnce(&Claim) -> Submitted,
 ) -> Result<(), LostReason> {
     if find(rendezvous, iocb, data).is_some() {
         return Err(LostReason::AioReused);
     }
-    let (_, claimed) = candidates(rendezvous, iocb)
-        .find(|(slot, _)| slot.claim(iocb))
-        .ok_or(LostReason::AioTableFull)?;
-    claimed.set(context, data, write);
     CLAIMED.fetch_add(1, Ordering::Relaxed);
+    let mut candidates = candidates(rendezvous, iocb);
+    let Some((_, claimed)) = candidates.find(|(slot, _)| slot.claim(iocb)) else {
+        CLAIMED.fetch_sub(1, Ordering::Relaxed);
+        return Err(LostReason::AioTableFull);
+    };
+    // With the one in `unnamed`: either that finds the slot taken, or the look finds the name gone.
+    fence(Ordering::SeqCst);
+    claimed.set(context, data, &describe(claimed));
     Ok(())
 }
 
@@ -223,6 +234,7 @@ fn find(
 fn release(slot: &AioSlot, claim: &Claim, iocb: u64) {
     // Before the slot is free for the next claim.
     claim.context.store(0, Ordering::Relaxed);
+    claim.unnamed.store(false, Ordering::Relaxed);
     if slot.release(iocb) {
         CLAIMED.fetch_sub(1, Ordering::Relaxed);
     }
@@ -318,10 +330,16 @@ pub fn submitted(
         let rendezvous = call.rendezvous();
         let count = usize::try_from(count).unwrap_or(0);
         each_write(iocbs, 0, count, |write, iocb| {
-            // Whether the session watches it or not: another may be on when it completes. A default one is watched by none.
-            let file = file(iocb.aio_fildes as c_int).unwrap_or_default();
-            let submitted = Submitted::of(iocb, file);
-            if let Err(reason) = claim(rendezvous, context as u64, write, &submitted) {
+            let describe = |claim: &Claim| {
+                let found = capture.told(named_file(iocb.aio_fildes as c_int));
+                // Whether the session watches it or not: another may be on when it completes. A default one is watched by none.
+                let (file, names) = found.unwrap_or_default();
+                if names == 0 {
+                    claim.unnamed.store(true, Ordering::Relaxed);
+                }
+                Submitted::of(iocb, file)
+            };
+            if let Err(reason) = claim(rendezvous, context as u64, write, describe) {
                 capture.lose_to(reason, AIO_SLOT_COUNT as u64);
             }
         });
@@ -364,15 +382,46 @@ pub fn destroyed(context: c_long, real: impl FnOnce() -> c_long) -> c_long {
     result
 }
 
-/// The claims of a context: slot, claim, control block.
+/// All claims: slot, claim, control block.
+fn holders(
+    rendezvous: &'static Rendezvous,
+) -> impl Iterator<Item = (&'static AioSlot, &'static Claim, u64)> {
+    let any = CLAIMED.load(Ordering::Relaxed) != 0;
+    let slots = table(rendezvous).iter().zip(&CLAIMS).filter(move |_| any);
+    slots.filter_map(|(slot, claim)| Some((slot, claim, slot.holder()?)))
+}
+
+/// Those of a context.
 fn claims(
     rendezvous: &'static Rendezvous,
     context: u64,
 ) -> impl Iterator<Item = (&'static AioSlot, &'static Claim, u64)> {
-    let any = CLAIMED.load(Ordering::Relaxed) != 0;
-    let slots = table(rendezvous).iter().zip(&CLAIMS).filter(move |_| any);
-    let holders = slots.filter_map(|(slot, claim)| Some((slot, claim, slot.holder()?)));
-    holders.filter(move |(_, claim, _)| claim.context.load(Ordering::Acquire) == context)
+    holders(rendezvous)
+        .filter(move |(_, claim, _)| claim.context.load(Ordering::Acquire) == context)
+}
+
+/// `file` has lost a name, and the lock of the names is held, so that no other has got its inode.
+pub fn unnamed(capture: &Capture<'_>, file: FileId) {
+    let Some(rendezvous) = lifecycle::live() else {
+        return;
+    };
+    fence(Ordering::SeqCst);
+    let concerned = || {
+        holders(rendezvous)
+            .map(|(_, claim, _)| claim)
+            .filter(|claim| {
+                // One that is being described may be for any file.
+                claim.context.load(Ordering::Acquire) == 0 || claim.file() == file
+            })
+    };
+    if concerned().next().is_none() {
+        return;
+    }
+    // Whoever has found the file named has then appended.
+    let _held = capture.hold_whole(file);
+    for claim in concerned() {
+        claim.unnamed.store(true, Ordering::Relaxed);
+    }
 }
 
 #[cold]
@@ -428,12 +477,15 @@ fn note_events(events: &[io_event]) {
             || (),
             |capture, _| {
                 for event in events {
-                    let write = match claimed(event) {
-                        Some((_, claim)) => Some(claim.get()),
-                        None => unclaimed(event.obj),
+                    let claim = claimed(event).map(|(_, claim)| claim);
+                    let write = match claim {
+                        Some(claim) => Some(claim.get()),
+                        None => unclaimed(capture, event.obj),
                     };
                     match (write, event.res as i64) {
-                        (Some(write), len @ 1..) => note_written(capture, &write, len as u64),
+                        (Some(write), len @ 1..) => {
+                            note_written(capture, &write, claim, len as u64);
+                        }
                         (Some(write), errno @ ..=-1) if capture.watches(write.file) => {
                             capture.failed(write.file, -errno as c_int);
                         }
@@ -450,26 +502,34 @@ fn note_events(events: &[io_event]) {
     }
 }
 
-/// A write that was submitted in Idle, as far as what describes it is still there.
-fn unclaimed(iocb: *const iocb) -> Option<Submitted> {
+/// A write that was submitted in Idle, as far as what describes it is still there. Once its descriptor is closed nothing tells its file, and the session is lost.
+fn unclaimed(capture: &Capture<'_>, iocb: *const iocb) -> Option<Submitted> {
     // SAFETY: an iocb is numbers and pointers.
     let iocb = unsafe { peek(iocb) }.filter(is_write)?;
-    let file = file(iocb.aio_fildes as c_int)?;
-    Some(Submitted::of(&iocb, file))
+    let open = stat(iocb.aio_fildes as c_int).and_then(|stat| stat.ok_or(Errno::BADF));
+    let stat = capture.told(open.map(Some))?;
+    Some(Submitted::of(&iocb, capture.identify(&stat)?))
 }
 
-fn note_written(capture: &Capture<'_>, write: &Submitted, len: u64) {
+fn note_written(capture: &Capture<'_>, write: &Submitted, claim: Option<&Claim>, len: u64) {
     if !capture.watches(write.file) {
         return;
     }
-    let is_known = write.part_count > 0 || !capture.payload();
-    match write.offset.filter(|_| is_known) {
-        Some(offset) => {
-            let buffers = Buffers::Many(write.parts.as_ptr(), write.part_count);
-            capture.written(write.file, offset, len, buffers);
-        }
-        None => capture.opaque(write.file),
+    let Some(offset) = write.offset else {
+        return capture.opaque(write.file);
+    };
+    let _held = capture.hold_range(write.file, offset, Some(len));
+    // In a signal handler no lock was taken. Without a claim the descriptor may be another file's by now.
+    let is_sure = || {
+        write.part_count > 0
+            && !capture.nested()
+            && claim.is_some_and(|claim| !claim.unnamed.load(Ordering::Relaxed))
+    };
+    if capture.payload() && !is_sure() {
+        return capture.opaque(write.file);
     }
+    let buffers = Buffers::Many(write.parts.as_ptr(), write.part_count);
+    capture.written(write.file, offset, len, buffers);
 }
 
 /// A system call as libaio makes it: the negative errno is the result, and errno itself stays.

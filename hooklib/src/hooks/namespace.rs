@@ -12,7 +12,7 @@ use engine::file_system::FileSystem;
 use libc::{c_char, c_int, c_long, c_uint, mode_t};
 use rustix::fs::{FileType, Mode as Permissions, OFlags, Stat};
 
-use super::open;
+use super::{aio, open};
 use crate::capture::{Capture, recorded, unregistered};
 use crate::inflight::Call;
 use crate::path::{self, PathBuffer};
@@ -143,10 +143,19 @@ pub fn rename_entry(from: Entry, to: Entry, flags: c_uint, real: impl FnOnce() -
         let (mut old, mut new) = (PathBuffer::new(), PathBuffer::new());
         let (from, to) = (from.learn(&mut old), to.learn(&mut new));
         if real.run() == Some(0) {
+            let replaced = target.filter(|_| flags & libc::RENAME_EXCHANGE == 0);
+            note_unnamed(capture, replaced.as_ref());
             note_renamed(capture, (moved, from), (target, to), flags);
         }
         kept
     })
+}
+
+/// A name of what was at an entry is gone.
+fn note_unnamed(capture: &Capture<'_>, before: Option<&Stat>) {
+    if let Some(file) = before.and_then(|before| capture.identify(before)) {
+        aio::unnamed(capture, file);
+    }
 }
 
 /// What the two entries held before, and their paths.
@@ -197,7 +206,8 @@ pub fn remove_entry(entry: Entry, real: impl FnOnce() -> c_int) -> c_int {
             (Some(before), Some(file)) if is_directory(&before) => {
                 append_named(capture, path, |path| Record::Rmdir { file, path })
             }
-            (Some(_), Some(file)) => {
+            (Some(before), Some(file)) => {
+                note_unnamed(capture, Some(&before));
                 append_named(capture, path, |path| Record::Unlink { file, path })
             }
         }

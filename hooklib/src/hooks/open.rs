@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 
-use engine::capture_log::{Attributes, Control, Record};
+use engine::capture_log::{Attributes, Control, FileId, Record};
 use libc::{c_char, c_int, mode_t};
 use rustix::fs::Stat;
 
@@ -115,10 +115,15 @@ fn create_captured<R: Copy>(
     })
 }
 
+/// An open file, if its changes are recorded.
+fn watched(capture: &Capture<'_>, fd: c_int) -> Option<(Stat, FileId)> {
+    let stat = capture.told(stat(fd))?;
+    Some((stat, capture.identify(&stat)?))
+}
+
 /// Notes what an open on a watched device did, given what was at its path before.
 fn note(capture: &Capture<'_>, fd: c_int, before: Option<&Stat>, truncates: bool) {
-    let Some((after, file)) = stat(fd).and_then(|after| Some((after, capture.identify(&after)?)))
-    else {
+    let Some((after, file)) = watched(capture, fd) else {
         return;
     };
     match before {
@@ -142,8 +147,7 @@ fn note_unseen(capture: &Capture<'_>, fd: Option<c_int>) {
 
 /// What is true of an open file of which nothing is known: its name, and that it may have changed.
 pub fn note_late(capture: &Capture<'_>, fd: c_int) {
-    let Some((after, file)) = stat(fd).and_then(|after| Some((after, capture.identify(&after)?)))
-    else {
+    let Some((after, file)) = watched(capture, fd) else {
         return;
     };
     note_name(capture, fd, &after, false);
@@ -154,7 +158,8 @@ pub fn note_late(capture: &Capture<'_>, fd: c_int) {
 /// append, since a record of bytes ahead of the one that says "empty" would be undone by it.
 fn note_new(capture: &Capture<'_>, fd: c_int, after: &Stat) {
     let _held = capture.identify(after).map(|file| capture.hold_whole(file));
-    let fresh = !capture.nested() && stat(fd).is_some_and(|now| now.st_size == 0);
+    let fresh =
+        !capture.nested() && stat(fd).is_ok_and(|now| now.is_some_and(|now| now.st_size == 0));
     note_name(capture, fd, after, fresh);
     if capture.nested() {
         capture.append(&Record::Rescan);
@@ -206,7 +211,7 @@ fn made_unique(template: *const c_char, real: impl FnOnce() -> c_int) -> c_int {
         return recorded(&call, -1, real, |capture, real| {
             let _names = (!capture.nested()).then(locks::namespace);
             let fd = real.run().unwrap_or(-1);
-            if let Some(after) = stat(fd) {
+            if let Some(after) = capture.told(stat(fd)) {
                 note_new(capture, fd, &after);
             }
         });

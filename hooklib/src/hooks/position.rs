@@ -69,10 +69,14 @@ fn on_captured<F: FnOnce() -> ssize_t>(
     })
 }
 
+fn is_file(fd: c_int) -> bool {
+    stat(fd).is_ok_and(|stat| stat.is_some_and(|stat| is_regular(&stat)))
+}
+
 /// A forked child gets a rendezvous when it writes to a file, not when it talks to its parent through a pipe.
 #[cold]
 fn revive_for(fd: c_int) {
-    if stat(fd).is_some_and(|stat| is_regular(&stat)) {
+    if is_file(fd) {
         lifecycle::live_or_revived();
     }
 }
@@ -181,8 +185,7 @@ pub fn copied(
     real: impl FnOnce() -> ssize_t,
 ) -> ssize_t {
     // A source that is no file may block: no registration.
-    let blocks = lifecycle::control().mode() != engine::capture_log::Mode::Idle
-        && !stat(from).is_some_and(|stat| is_regular(&stat));
+    let blocks = lifecycle::control().mode() != engine::capture_log::Mode::Idle && !is_file(from);
     if blocks {
         return unregistered(
             engine::capture_log::Control::IDLE,

@@ -6,7 +6,7 @@ use libc::{FILE, c_char, c_int};
 use rustix::fs::{OFlags, Stat};
 
 use super::open;
-use crate::capture::{Capture, open_flags, recorded, stat, unregistered};
+use crate::capture::{Capture, Found, open_flags, recorded, stat, unregistered};
 use crate::inflight::Call;
 use crate::lifecycle;
 
@@ -21,8 +21,12 @@ fn fd_of(stream: &Stream) -> c_int {
 }
 
 /// What a descriptor stands for, if it can write.
-fn writable(fd: c_int) -> Option<Stat> {
-    stat(fd).filter(|_| open_flags(fd).intersects(OFlags::WRONLY | OFlags::RDWR))
+fn writable(fd: c_int) -> Found<Stat> {
+    if open_flags(fd).intersects(OFlags::WRONLY | OFlags::RDWR) {
+        stat(fd)
+    } else {
+        Ok(None)
+    }
 }
 
 /// fopen and freopen, by their mode.
@@ -70,8 +74,10 @@ fn flushed<R: Copy>(stream: Stream, otherwise: R, real: impl FnOnce() -> R) -> R
         && let Some(call) = Call::enter()
     {
         seen = call.control();
-        let is_watched =
-            |capture: Capture<'_>| before.is_some_and(|before| capture.identify(&before).is_some());
+        let is_watched = |capture: Capture<'_>| {
+            let before = capture.told(before);
+            before.is_some_and(|before| capture.identify(&before).is_some())
+        };
         if Capture::of(&call).is_some_and(is_watched) {
             return recorded(&call, otherwise, real, |capture, real| {
                 real.run();
@@ -82,8 +88,8 @@ fn flushed<R: Copy>(stream: Stream, otherwise: R, real: impl FnOnce() -> R) -> R
     unregistered(seen, real, |capture, _| note(capture, before))
 }
 
-fn note(capture: &Capture<'_>, stat: Option<Stat>) {
-    if let Some(file) = stat.and_then(|stat| capture.identify(&stat)) {
+fn note(capture: &Capture<'_>, stat: Found<Stat>) {
+    if let Some(file) = capture.told(stat).and_then(|stat| capture.identify(&stat)) {
         capture.opaque(file);
     }
 }

@@ -137,10 +137,13 @@ pub unsafe fn by_path(path: *const c_char, len: i64, real: impl FnOnce() -> c_in
     };
     recorded(&call, -1, real, |capture, real| {
         let _names = (!capture.nested()).then(locks::namespace);
-        let file = path::look(libc::AT_FDCWD, path, true).and_then(|stat| capture.identify(&stat));
-        let Some(file) = file else {
+        let before = path::seen(libc::AT_FDCWD, path, true);
+        let Some(file) = before.ok().and_then(|stat| capture.identify(&stat)) else {
             // While the path still means what was looked at.
-            real.run();
+            let result = real.run();
+            if let (Err(errno), Some(0)) = (before, result) {
+                capture.lose(errno);
+            }
             return;
         };
         let _held = capture.hold_whole(file);

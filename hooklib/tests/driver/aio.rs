@@ -52,7 +52,7 @@ fn symbol(name: &CStr) -> *mut c_void {
     address
 }
 
-/// aio_submit FILE OFFSET LEN FILL, aio_submitv, sys_aio_submit, aio_submit_append, aio_submit_rwf_append, aio_submit_bad, aio_submit_reused, aio_submitv_reused, aio_submit_again, aio_submit_same; aio_fetch, aio_pfetch, sys_aio_fetch; aio_destroy, aio_release,
+/// aio_submit FILE OFFSET LEN FILL, aio_submitv, sys_aio_submit, aio_submit_append, aio_submit_rwf_append, aio_submit_bad, aio_submit_unnamed, aio_submit_reused, aio_submitv_reused, aio_submit_again, aio_submit_same; aio_close; aio_fetch, aio_pfetch, sys_aio_fetch; aio_destroy, aio_release,
 /// sys_aio_destroy.
 pub fn act(call: &str, args: &Words<'_>) -> Option<i64> {
     match call {
@@ -61,6 +61,7 @@ pub fn act(call: &str, args: &Words<'_>) -> Option<i64> {
         | "sys_aio_submit"
         | "aio_submit_append"
         | "aio_submit_bad"
+        | "aio_submit_unnamed"
         | "aio_submit_rwf_append" => Some(AIO.with_borrow_mut(|aio| aio.submit(call, args))),
         "aio_submit_reused" | "aio_submitv_reused" => Some(AIO.with_borrow_mut(|aio| {
             let taken = aio.submit(call.trim_end_matches("_reused"), args);
@@ -70,6 +71,11 @@ pub fn act(call: &str, args: &Words<'_>) -> Option<i64> {
                 (vector.iov_base, vector.iov_len) = (std::ptr::null_mut(), 1);
             }
             taken
+        })),
+        "aio_close" => Some(AIO.with_borrow_mut(|aio| {
+            let iocb = aio.iocbs.last().expect("One was submitted");
+            // SAFETY: opened for it, and closed nowhere else.
+            unsafe { libc::close(iocb.fd as c_int) }.into()
         })),
         // The control block of the last one, while that may be under way.
         "aio_submit_again" | "aio_submit_same" => Some(AIO.with_borrow_mut(|aio| {
@@ -107,6 +113,10 @@ impl Aio {
             };
         // SAFETY: the path is NUL-terminated. Closed when the process ends.
         let fd = unsafe { libc::open64(path.as_ptr(), flags) };
+        if call == "aio_submit_unnamed" {
+            // SAFETY: as above.
+            unsafe { libc::unlink(path.as_ptr()) };
+        }
         let bytes = args.bytes(3, 4);
         let piece = Box::new(libc::iovec {
             iov_base: bytes.as_ptr().cast_mut().cast(),

@@ -326,6 +326,8 @@ fn others(call: &str, args: &Words<'_>) -> Option<i64> {
                 libc::setrlimit(libc::RLIMIT_FSIZE, &raw const NONE).into()
             }
             "no_more_files" => libc::setrlimit(libc::RLIMIT_NOFILE, &raw const NONE).into(),
+            "no_stat" => no_stat(args.number(1) as u32),
+            "pwrite_closed" => libc::pwrite(1000, path.as_ptr().cast(), 1, 0) as i64,
             "fopen" => stream(libc::fopen(path.as_ptr(), c"w".as_ptr())),
             "fopen64" => stream(libc::fopen64(path.as_ptr(), c"a".as_ptr())),
             "freopen" => {
@@ -391,6 +393,49 @@ static NONE: libc::rlimit = libc::rlimit {
     rlim_cur: 0,
     rlim_max: 0,
 };
+
+/// From now on the kernel fails with `errno` where this thread asks what a path or a descriptor stands for, except for those that it began with.
+fn no_stat(errno: u32) -> i64 {
+    let step = |code: u32, operand: u32, jump_true, jump_false| libc::sock_filter {
+        code: code as u16,
+        jt: jump_true,
+        jf: jump_false,
+        k: operand,
+    };
+    let load = |offset| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
+    let compare = |kind, operand, jump_true, jump_false| {
+        let code = libc::BPF_JMP | kind | libc::BPF_K;
+        step(code, operand, jump_true, jump_false)
+    };
+    let give = |result| step(libc::BPF_RET | libc::BPF_K, result, 0, 0);
+    // Number and first argument of the system call.
+    let mut steps = [
+        load(0),
+        compare(libc::BPF_JEQ, libc::SYS_fstat as u32, 2, 0),
+        compare(libc::BPF_JEQ, libc::SYS_newfstatat as u32, 1, 0),
+        compare(libc::BPF_JEQ, libc::SYS_statx as u32, 0, 3),
+        load(16),
+        compare(libc::BPF_JGT, libc::STDERR_FILENO as u32, 0, 1),
+        give(libc::SECCOMP_RET_ERRNO | errno),
+        give(libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program.
+    unsafe {
+        match libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) {
+            0 => libc::prctl(
+                libc::PR_SET_SECCOMP,
+                libc::SECCOMP_MODE_FILTER,
+                &raw const program,
+            )
+            .into(),
+            failed => failed.into(),
+        }
+    }
+}
 
 /// Maps, for writing at once or later; stores, syncs.
 unsafe fn store(call: &str, fd: c_int) -> i64 {
