@@ -118,7 +118,11 @@ fn of_sibling(manifest: &Manifest, wishes: &Wishes) -> Result<Plan, ReplicaError
     }
     let gtid_set = match (manifest.server.version.flavor, &manifest.position) {
         // What was applied from elsewhere is not in this server's own binlog unless it is told to be.
-        (Flavor::MariaDb, _) | (_, None) => first.gtid_set.clone(),
+        (Flavor::MariaDb, Some(position)) => match position.held() {
+            Some(held) => held.to_string(),
+            None => first.gtid_set.clone(),
+        },
+        (_, None) => first.gtid_set.clone(),
         (_, Some(position)) => gtid_set(manifest, position),
     };
     Ok(Plan {
@@ -158,8 +162,13 @@ fn has_gtids(manifest: &Manifest, position: &Position) -> bool {
     manifest.server.version.flavor == Flavor::MariaDb || position.gtid_mode == "ON"
 }
 
+/// What the copy holds, also where the source of its GTIDs is on the way to or from using them for everything. Before MySQL 8.0 it can't be told with OFF.
 fn gtid_set(manifest: &Manifest, position: &Position) -> String {
-    match has_gtids(manifest, position) {
+    let is_permissive = matches!(
+        position.gtid_mode.as_str(),
+        "ON_PERMISSIVE" | "OFF_PERMISSIVE"
+    );
+    match has_gtids(manifest, position) || is_permissive {
         true => position.gtid_set.clone(),
         false => String::new(),
     }

@@ -41,7 +41,7 @@ impl Words {
     pub fn of(version: &Version) -> Words {
         Words {
             flavor: version.flavor,
-            replica: version.is_mysql_since((8, 0, 22)),
+            replica: version.has_replicas(),
             change_source: version.has_change_source(),
             reset_binlogs: version.is_mysql_since((8, 2, 0)),
             named_channels: version.is_mysql_since((5, 7, 6)),

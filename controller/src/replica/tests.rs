@@ -94,6 +94,44 @@ fn a_sibling_of_a_mariadb_follows_each_channel_as_it_did() {
 }
 
 #[test]
+fn a_sibling_in_a_ring_has_what_the_server_wrote_itself() {
+    let mut manifest = manifest(Flavor::MariaDb, (10, 11, 1));
+    let variables = &mut manifest.position.as_mut().unwrap().gtid_variables;
+    for (name, value) in [
+        ("gtid_slave_pos", "0-9-7,1-8-3"),
+        ("gtid_current_pos", "0-9-7,1-8-3,2-1-12"),
+    ] {
+        variables.push((name.into(), value.into()));
+    }
+    let kept = Wishes {
+        of: Of::Sibling,
+        ..Wishes::default()
+    };
+    assert_eq!(
+        statements(&manifest, &kept)[1],
+        "SET GLOBAL gtid_slave_pos = '0-9-7,1-8-3,2-1-12'"
+    );
+}
+
+#[test]
+fn what_a_mysql_holds_is_told_whenever_it_has_gtids() {
+    let mut manifest = manifest(Flavor::MySql, (9, 7, 4));
+    for (mode, told) in [
+        ("ON", true),
+        ("ON_PERMISSIVE", true),
+        ("OFF_PERMISSIVE", true),
+        ("OFF", false),
+    ] {
+        manifest.position.as_mut().unwrap().gtid_mode = mode.into();
+        for of in [Of::Source, Of::Sibling] {
+            let statements = statements(&manifest, &wishes(of));
+            let purged = "SET GLOBAL gtid_purged = 'u:1-42'".to_string();
+            assert_eq!(statements.contains(&purged), told, "{mode}");
+        }
+    }
+}
+
+#[test]
 fn a_replica_of_a_mysql_has_its_transactions_purged() {
     let manifest = manifest(Flavor::MySql, (9, 7, 4));
     assert_eq!(

@@ -160,7 +160,8 @@ impl Stages {
             names.sort_by_key(|name| rank(name));
             for name in names {
                 let to = directory.join(&name);
-                std::fs::rename(stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
+                hotmirror::target::rename_to_new(&stage.join(&name), &to)
+                    .map_err(FileError::at("rename to", &to))?;
             }
             if self.made.contains(directory) || *directory == self.data {
                 adopt(stage, directory)?;

@@ -19,7 +19,7 @@ pub struct Words {
 impl Words {
     pub fn of(version: &Version) -> Words {
         let is_since = |numbers| version.numbers >= numbers;
-        let replica = is_since((8, 0, 22));
+        let replica = version.has_replicas();
         Words {
             coordinates: match is_since((8, 2, 0)) {
                 true => "SHOW BINARY LOG STATUS",

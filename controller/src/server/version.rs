@@ -74,6 +74,11 @@ impl Version {
         self.flavor != Flavor::MariaDb && self.numbers >= numbers
     }
 
+    /// REPLICA instead of SLAVE.
+    pub fn has_replicas(&self) -> bool {
+        self.is_mysql_since((8, 0, 22))
+    }
+
     /// CHANGE REPLICATION SOURCE instead of CHANGE MASTER, a version later than other statements say REPLICA.
     pub fn has_change_source(&self) -> bool {
         self.is_mysql_since((8, 0, 23))
