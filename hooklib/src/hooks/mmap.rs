@@ -54,15 +54,19 @@ pub fn mapped(
         real::set_errno(libc::EOPNOTSUPP);
         return libc::MAP_FAILED;
     }
-    if !SHARED_FILES.load(Ordering::Relaxed)
-        && capture::stat(fd).is_none_or(|stat| capture::is_regular(&stat))
-    {
+    if !SHARED_FILES.load(Ordering::Relaxed) && may_be_regular(fd) {
         SHARED_FILES.store(true, Ordering::Relaxed);
     }
     if prot & PROT_WRITE == 0 {
         return real();
     }
     map_writable(fd, real)
+}
+
+fn may_be_regular(fd: c_int) -> bool {
+    capture::stat(fd).map_or(true, |stat| {
+        stat.is_some_and(|stat| capture::is_regular(&stat))
+    })
 }
 
 fn map_writable(fd: c_int, real: impl FnOnce() -> *mut c_void) -> *mut c_void {
