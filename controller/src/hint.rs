@@ -81,6 +81,9 @@ impl Failure {
             Failure::Undo(UndoError::Running { .. }) => Some("`hotmirror status` shows it"),
             Failure::Undo(_) => Some("`hotmirror recover` tries again"),
             Failure::Binlog(BinlogError::LeftOut { .. }) => Some("Use --binlogs=all"),
+            Failure::Binlog(BinlogError::Closed) => Some(
+                "Make room or mend what failed, and restart the server so that it begins a binlog",
+            ),
             Failure::Backup(BackupError::GoldenDifference { .. }) => Some("Please report this"),
             Failure::Root(RootError::Escaped { .. }) => Some("Run the backup again"),
             Failure::Root(RootError::SeenOtherwise { .. }) => Some(

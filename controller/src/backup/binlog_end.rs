@@ -27,10 +27,8 @@ pub fn position(
     roots: &Roots,
     readings: &Readings,
     gtids: GtidsOf<'_>,
-) -> Result<Option<(Coordinates, String)>, BinlogError> {
-    let (Some(before), Some(after)) = (&readings.before, &readings.after) else {
-        return Ok(None);
-    };
+) -> Result<(Coordinates, String), BinlogError> {
+    let (before, after) = readings.ends()?;
     let missing = || BinlogError::Missing(after.file.clone());
     let index = stage.join(location.index_place(roots).ok_or_else(missing)?);
     let file = last_listed(&index)?.ok_or_else(missing)?;
@@ -65,7 +63,7 @@ pub fn position(
     let known = known.map_or("", |(_, set)| set);
     let known = GtidSet::parse(known).map_err(|error| BinlogError::Gtids(error.to_string()))?;
     executed.merge(&known);
-    Ok(Some((found, executed.to_string())))
+    Ok((found, executed.to_string()))
 }
 
 /// Binlogs are numbered; the numbers grow in length, too.
@@ -127,7 +125,6 @@ mod tests {
             off: false,
         };
         position(&location, stage.path(), &roots, &readings, gtids)
-            .map(|found| found.unwrap())
             .map_err(|error| error.to_string())
     }
 

@@ -45,6 +45,10 @@ pub enum BinlogError {
     },
     #[error("Recovery of the backup would need binlog {needed}, which was left out")]
     LeftOut { needed: String },
+    #[error(
+        "The server has closed its binlog, so there is no position, although log_bin is ON: its error log says why"
+    )]
+    Closed,
     #[error("Binlog {0} is not in the backup")]
     Missing(String),
     #[error(transparent)]
@@ -187,10 +191,8 @@ impl Location {
         roots: &Roots,
         entries: &[Entry],
         readings: &Readings,
-    ) -> Result<Option<Coordinates>, BinlogError> {
-        let (Some(before), Some(after)) = (&readings.before, &readings.after) else {
-            return Ok(None);
-        };
+    ) -> Result<Coordinates, BinlogError> {
+        let (before, after) = readings.ends()?;
         let present = file_names(entries);
         let missing = || BinlogError::Missing(after.file.clone());
         let scan = |file: &str, skip_to| {
@@ -238,10 +240,10 @@ impl Location {
         }
         match left_out(&found) {
             Some(needed) => Err(BinlogError::LeftOut { needed }),
-            None => Ok(Some(Coordinates {
+            None => Ok(Coordinates {
                 file: last.file.clone(),
                 offset: found.end,
-            })),
+            }),
         }
     }
 }

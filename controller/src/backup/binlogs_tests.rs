@@ -93,7 +93,7 @@ impl Fixture {
         let position = self
             .location
             .position(&self.stage(), &self.roots, entries, &readings)?;
-        Ok(position.unwrap().offset)
+        Ok(position.offset)
     }
 }
 
@@ -236,4 +236,11 @@ fn a_missing_last_binlog_fails_the_backup() {
     let fixture = Fixture::new();
     let error = fixture.position(&[], 37, 37).unwrap_err();
     assert!(matches!(error, BinlogError::Missing(_)), "{error}");
+}
+
+#[test]
+fn a_binlog_that_the_server_has_closed_is_no_position() {
+    let readings = Readings::default();
+    let error = readings.ends().unwrap_err();
+    assert!(matches!(error, BinlogError::Closed), "{error}");
 }

@@ -141,12 +141,12 @@ fn position(
                 variable: gtid_variable,
                 off: server.variables.get("gtid_mode") == Some("OFF"),
             };
-            let end = binlog_end::position(location, stage, roots, readings, gtids)?;
-            return Ok(end.map(|(at, gtid_set)| position_of(at, gtid_set, server, readings)));
+            let (at, gtid_set) = binlog_end::position(location, stage, roots, readings, gtids)?;
+            return Ok(Some(position_of(at, gtid_set, server, readings)));
         }
         // Nothing committed between the readings, so either is right.
-        (PositionFrom::Lock, Binlogs::None) => readings.after.clone(),
-        _ => location.position(stage, &ground.roots, entries, readings)?,
+        (PositionFrom::Lock, Binlogs::None) => Some(readings.ends()?.1.clone()),
+        _ => Some(location.position(stage, &ground.roots, entries, readings)?),
     };
     Ok(coordinates.map(|at| position_of(at, gtid_set(), server, readings)))
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::binlogs::BinlogError;
 use crate::client::{ClientError, ServerClient};
 use crate::server::{Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom};
 
@@ -32,7 +33,19 @@ pub struct Readings {
     pub after: Option<Coordinates>,
     pub gtids: Vec<(String, String)>,
     pub channels: Vec<Channel>,
+    /// The logs may not have come out: the cut has to be repeated.
+    pub kept_logs: bool,
     pub times: LockTimes,
+}
+
+impl Readings {
+    /// Where the binlog was on both sides of the mark, of a server that writes one as far as its settings tell.
+    pub fn ends(&self) -> Result<(&Coordinates, &Coordinates), BinlogError> {
+        match (&self.before, &self.after) {
+            (Some(before), Some(after)) => Ok((before, after)),
+            _ => Err(BinlogError::Closed),
+        }
+    }
 }
 
 /// Runs a lock plan's statements. Dropped while the lock is held, it tries to release it; if that fails, the end of the connection does.
@@ -77,6 +90,8 @@ impl<'c> Holder<'c> {
         self.lock_all(self.plan.block_ddl)?;
         let commit_start = Instant::now();
         self.lock_all(self.plan.block_commit)?;
+        // Whoever sets that meanwhile is seen on one side of the flush or the other.
+        let kept_before = self.dialect.keeps_logs(self.client)?;
         self.run_all(self.plan.flush_logs)?;
         let before = self.dialect.coordinates(self.client)?;
         // Where nothing is held, only what was read before the mark is sure to be in the backup.
@@ -91,6 +106,7 @@ impl<'c> Holder<'c> {
             None => self.dialect.gtids(self.client)?,
         };
         let channels = self.dialect.channels(self.client)?;
+        let kept_logs = kept_before || self.dialect.keeps_logs(self.client)?;
         self.release()?;
         let is_locking = self.plan.holds_commits();
         let times = LockTimes {
@@ -112,6 +128,7 @@ impl<'c> Holder<'c> {
             after,
             gtids,
             channels,
+            kept_logs,
             times,
         };
         Ok((mark, readings))

@@ -3,10 +3,26 @@
 use super::*;
 use crate::client::scripted::ScriptedClient;
 use crate::server::mariadb::{CHANNELS, GTIDS, MariaDb};
+use crate::server::read::FLUSH_AT_COMMIT;
 use crate::server::{Flavor, LockChoice, Variables, Version};
 
 const STATUS: &str = "SHOW MASTER STATUS";
 const COLUMNS: [&str; 2] = ["File", "Position"];
+
+trait AskedOfLogs {
+    fn keeps_logs(self, keeps: bool) -> Self;
+}
+
+impl AskedOfLogs for ScriptedClient {
+    fn keeps_logs(self, keeps: bool) -> ScriptedClient {
+        let value = if keeps { "0" } else { "2" };
+        self.rows(
+            FLUSH_AT_COMMIT,
+            &["innodb_flush_log_at_trx_commit"],
+            &[&[value]],
+        )
+    }
+}
 
 fn dialect() -> MariaDb {
     MariaDb::new(Version::plain(Flavor::MariaDb, (10, 11, 19)))
@@ -38,11 +54,13 @@ fn mariadb_is_held_in_stages_and_read_on_both_sides_of_the_mark() {
         .done("BACKUP STAGE FLUSH")
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
+        .keeps_logs(false)
         .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
         .rows(STATUS, &COLUMNS, &[&["bin.000002", "700"]])
         .rows(STATUS, &COLUMNS, &[&["bin.000002", "700"]])
         .rows(GTIDS, &["gtid_binlog_pos"], &[&["0-1-5"]])
         .done(CHANNELS)
+        .keeps_logs(false)
         .done("BACKUP STAGE END");
     let readings = cut(&mut client, LockChoice::Auto, false).unwrap();
     client.finish();
@@ -60,11 +78,13 @@ fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
     let mut client = ScriptedClient::new()
         .done("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
         .done("FLUSH TABLES WITH READ LOCK")
+        .keeps_logs(false)
         .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
         .done(STATUS)
         .done(STATUS)
         .done(GTIDS)
         .done(CHANNELS)
+        .keeps_logs(false)
         .done("UNLOCK TABLES")
         .done("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
     let readings = cut(&mut client, LockChoice::Ftwrl, true).unwrap();
@@ -73,13 +93,42 @@ fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
 }
 
 #[test]
+fn a_log_that_somebody_keeps_back_at_either_side_of_the_flush_is_told() {
+    for (before, after) in [(false, false), (true, false), (false, true)] {
+        let mut client = ScriptedClient::new()
+            .done("FLUSH TABLES WITH READ LOCK")
+            .keeps_logs(before)
+            .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+            .done(STATUS)
+            .done(STATUS)
+            .done(GTIDS)
+            .done(CHANNELS);
+        if !before {
+            client = client.keeps_logs(after);
+        }
+        let mut client = client.done("UNLOCK TABLES");
+        let readings = cut(&mut client, LockChoice::Ftwrl, false).unwrap();
+        client.finish();
+        assert_eq!(readings.kept_logs, before || after);
+    }
+}
+
+#[test]
+fn a_server_without_innodb_keeps_nothing_back() {
+    let mut client = ScriptedClient::new().error(FLUSH_AT_COMMIT, 1193, "Unknown system variable");
+    assert!(!dialect().keeps_logs(&mut client).unwrap());
+}
+
+#[test]
 fn without_a_lock_no_lock_time_is_reported() {
     let mut client = ScriptedClient::new()
+        .keeps_logs(false)
         .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
         .done(STATUS)
         .done(STATUS)
         .done(GTIDS)
-        .done(CHANNELS);
+        .done(CHANNELS)
+        .keeps_logs(false);
     let readings = cut(&mut client, LockChoice::None, false).unwrap();
     client.finish();
     assert_eq!(
@@ -110,6 +159,7 @@ fn a_lock_that_gave_way_in_a_deadlock_is_asked_for_again() {
         .error("BACKUP STAGE BLOCK_DDL", 1213, deadlock)
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
+        .keeps_logs(false)
         .error("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS", 1213, deadlock)
         .done("BACKUP STAGE END");
     let error = cut(&mut client, LockChoice::Auto, false).unwrap_err();
@@ -138,6 +188,7 @@ fn a_connection_lost_under_the_lock_ends_the_cut() {
         .done("BACKUP STAGE FLUSH")
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
+        .keeps_logs(false)
         .hang_up("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
         .hang_up("BACKUP STAGE END");
     let error = cut(&mut client, LockChoice::Auto, false).unwrap_err();
@@ -155,6 +206,7 @@ fn a_failed_mark_lets_the_server_go() {
         .done("BACKUP STAGE FLUSH")
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
+        .keeps_logs(false)
         .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
         .done(STATUS)
         .done("BACKUP STAGE END");

@@ -150,8 +150,9 @@ fn cut(
     for _ in 0..CUT_COUNT_MAX {
         let cut = cut_once(args, engine, server, undo, reporter, cancel);
         let (cut, readings) = cut.map_err(|failure| name_timeout(failure, args))?;
-        let held_too_little =
-            server.was_started(&readings.channels, args) || server.held_too_little(args)?;
+        let held_too_little = readings.kept_logs
+            || server.was_started(&readings.channels, args)
+            || server.held_too_little(args)?;
         if engine.settle(&cut)? && !held_too_little {
             return Ok(readings);
         }

@@ -89,7 +89,7 @@ impl Server {
     /// True if the cut held less than it had to: the first table without transactions may have come between the plan and the lock. Fails if it can't be recovered from.
     pub fn held_too_little(&mut self, args: &args::Backup) -> Result<bool, ServerError> {
         self.dialect.require_redo(self.client.as_mut())?;
-        Ok(!self.plan.holds_tables && self.plan_again(args)?)
+        Ok(!self.plan.holds_all_tables && self.plan_again(args)?)
     }
 
     /// True if an applier runs behind a cut for which all were stopped: whoever started it meanwhile made the positions those of another moment.

@@ -29,7 +29,7 @@ const BACKUP_STAGE: LockPlan = LockPlan {
     release: &["BACKUP STAGE END"],
     position: PositionFrom::Lock,
     holds_positions: false,
-    holds_tables: true,
+    holds_all_tables: true,
 };
 
 const FTWRL: LockPlan = LockPlan {
@@ -41,7 +41,7 @@ const FTWRL: LockPlan = LockPlan {
     release: &["UNLOCK TABLES"],
     position: PositionFrom::Lock,
     holds_positions: false,
-    holds_tables: true,
+    holds_all_tables: true,
 };
 
 const NO_LOCK: LockPlan = LockPlan {
@@ -53,7 +53,7 @@ const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Nowhere,
     holds_positions: false,
-    holds_tables: false,
+    holds_all_tables: false,
 };
 
 pub const COORDINATES: &str = "SHOW MASTER STATUS";
@@ -124,6 +124,10 @@ impl Dialect for MariaDb {
             before: "0".into(),
             after: "2".into(),
         })
+    }
+
+    fn keeps_logs(&self, client: &mut dyn ServerClient) -> Result<bool, ClientError> {
+        read::keeps_logs(client)
     }
 
     fn privileges(&self, variables: &Variables) -> Vec<Privilege> {

@@ -12,7 +12,7 @@ pub mod mysql5;
 mod mysql_words;
 pub mod percona;
 pub mod position;
-mod read;
+pub mod read;
 mod transactional;
 pub mod variables;
 pub mod version;
@@ -93,8 +93,8 @@ pub struct LockPlan {
     /// The block of commits holds the positions of a replica's applier, too. Any other lock may find one that has written its position and waits to commit, or the
     /// other way round.
     pub holds_positions: bool,
-    /// Writes to tables without transactions are held, too.
-    pub holds_tables: bool,
+    /// Writes to tables without transactions are held, too, and what the server keeps of them in memory is in their files.
+    pub holds_all_tables: bool,
 }
 
 impl LockPlan {
@@ -139,6 +139,11 @@ pub trait Dialect {
 
     /// What must be raised so that flushing the logs brings everything that is committed.
     fn flush_change(&self, variables: &Variables) -> Option<GlobalChange>;
+
+    /// True if flushing the logs brings nothing at the moment: somebody has set back what was raised, or what need not be raised before.
+    fn keeps_logs(&self, _: &mut dyn ServerClient) -> Result<bool, ClientError> {
+        Ok(false)
+    }
 
     fn privileges(&self, variables: &Variables) -> Vec<Privilege>;
 

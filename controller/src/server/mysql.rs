@@ -24,7 +24,7 @@ const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Binlog,
     holds_positions: false,
-    holds_tables: false,
+    holds_all_tables: false,
 };
 
 pub const FTWRL: LockPlan = LockPlan {
@@ -32,7 +32,7 @@ pub const FTWRL: LockPlan = LockPlan {
     block_commit: &["FLUSH TABLES WITH READ LOCK"],
     release: &["UNLOCK TABLES"],
     position: PositionFrom::Lock,
-    holds_tables: true,
+    holds_all_tables: true,
     ..NO_LOCK
 };
 
@@ -128,6 +128,10 @@ impl Dialect for MySql {
             before: "0".into(),
             after: "2".into(),
         })
+    }
+
+    fn keeps_logs(&self, client: &mut dyn ServerClient) -> Result<bool, ClientError> {
+        read::keeps_logs(client)
     }
 
     fn privileges(&self, variables: &Variables) -> Vec<Privilege> {

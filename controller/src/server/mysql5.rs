@@ -21,7 +21,7 @@ pub const NO_LOCK: LockPlan = LockPlan {
     release: &[],
     position: PositionFrom::Nowhere,
     holds_positions: false,
-    holds_tables: false,
+    holds_all_tables: false,
 };
 
 /// But for the files of temporary tables, which 5.6 lists too: `#sql` and three numbers, where others have a dash behind it.

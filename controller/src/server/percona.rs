@@ -1,8 +1,9 @@
 //! Percona Server 5.6 and 5.7: LOCK BINLOG FOR BACKUP holds the binlog's end still, and with it every commit.
 //!
 //! What makes it right: LOCK TABLES FOR BACKUP comes first. It holds what the binlog lock does not hold in time, since its work in the files comes before the binlog: DDL, which
-//! is not atomic in these versions, and writes to tables without transactions. Writes to InnoDB's tables go on under it. Positions are read under the binlog lock, and it goes
-//! before the table lock, the later of the two first. Everything else is MySQL 5's.
+//! is not atomic in these versions, and writes to tables without transactions. Writes to InnoDB's tables go on under it. But unlike FLUSH TABLES WITH READ LOCK it leaves in memory
+//! what engines keep there of such writes: rows of ARCHIVE, and indexes of MyISAM with DELAY_KEY_WRITE. Where there are any, that lock is taken. Positions are read under the
+//! binlog lock, and it goes before the table lock, the later of the two first. Everything else is MySQL 5's.
 
 use super::mysql::{FLUSH_LOGS, FTWRL};
 use super::mysql5::{MySql5, NO_LOCK};
@@ -21,14 +22,13 @@ const BINLOG: LockPlan = LockPlan {
     release: &["UNLOCK BINLOG"],
     position: PositionFrom::Lock,
     holds_positions: true,
-    holds_tables: false,
+    holds_all_tables: false,
 };
 
 const TABLES_AND_BINLOG: LockPlan = LockPlan {
     name: "tables-and-binlog",
     block_ddl: &["LOCK TABLES FOR BACKUP"],
     release: &["UNLOCK BINLOG", "UNLOCK TABLES"],
-    holds_tables: true,
     ..BINLOG
 };
 
@@ -41,6 +41,28 @@ impl Percona {
     pub fn new(version: Version) -> Percona {
         let base = MySql5::new(version.clone());
         Percona { base, version }
+    }
+
+    /// The lock of tables and binlog, if it brings all tables out that it holds.
+    fn backup_lock(
+        &self,
+        client: &mut dyn ServerClient,
+        variables: &Variables,
+    ) -> Result<LockPlan, ServerError> {
+        let delays_all = variables.get("delay_key_write") == Some("ALL");
+        match delays_all || transactional::first_in_memory(client)?.is_some() {
+            true => Ok(FTWRL),
+            false => Ok(self.of_version(TABLES_AND_BINLOG)),
+        }
+    }
+
+    /// Positions can be asked for under the lock since 5.7. Before, a STOP SLAVE of somebody else waits for an applier that waits for the lock, and SHOW SLAVE STATUS for
+    /// that STOP: for ever, and KILL ends none of them.
+    fn of_version(&self, plan: LockPlan) -> LockPlan {
+        LockPlan {
+            holds_positions: self.version.at_least(5, 7),
+            ..plan
+        }
     }
 }
 
@@ -58,11 +80,11 @@ impl Dialect for Percona {
         // Early 5.6 releases had no backup locks.
         let has_lock = variables.is_on("have_backup_locks");
         match choice {
-            LockChoice::Auto if has_lock => Ok(TABLES_AND_BINLOG),
+            LockChoice::Auto if has_lock => self.backup_lock(client, variables),
             LockChoice::Auto => Ok(FTWRL),
             LockChoice::Binlog if has_lock => match transactional::first_other(client)? {
-                Some(_) => Ok(TABLES_AND_BINLOG),
-                None => Ok(BINLOG),
+                Some(_) => self.backup_lock(client, variables),
+                None => Ok(self.of_version(BINLOG)),
             },
             LockChoice::Ftwrl => Ok(FTWRL),
             LockChoice::None => Ok(NO_LOCK),

@@ -9,6 +9,7 @@ use crate::args::low::{Cli, Command};
 use crate::args::{self, option_files::Options};
 use crate::backup::cut::{Holder, Readings};
 use crate::backup::server::Server;
+use crate::client::scripted::ScriptedClient;
 use crate::client::wire::{Script, WireServer};
 use crate::client::{Credentials, Endpoint, MysqlClient};
 use crate::server::Dialect;
@@ -28,7 +29,9 @@ fn percona() -> Percona {
 /// `--lock=binlog` on a server with a table of this name that has no transactions.
 fn plan(table: Option<&str>) -> LockPlan {
     let script = match table {
-        Some(table) => Script::default().rows(transactional::STATEMENT, &["name"], &[&[table]]),
+        Some(table) => Script::default()
+            .rows(transactional::STATEMENT, &["name"], &[&[table]])
+            .done(transactional::IN_MEMORY),
         None => Script::default().done(transactional::STATEMENT),
     };
     let server = WireServer::start(script);
@@ -124,10 +127,35 @@ impl Readable for Script {
 
 #[test]
 fn tables_are_locked_too_unless_only_the_binlog_is_asked_for() {
-    let mut client = crate::client::scripted::ScriptedClient::new();
+    let mut client = ScriptedClient::new().done(transactional::IN_MEMORY);
     let variables = Variables::from([("have_backup_locks", "YES")]);
     let plan = percona().lock_plan(LockChoice::Auto, &mut client, &variables);
     assert_eq!(plan.unwrap(), TABLES_AND_BINLOG);
+}
+
+#[test]
+fn tables_that_the_server_keeps_in_memory_are_brought_out_by_a_read_lock() {
+    let archive: &[&str] = &["shop.log"];
+    let mut client = ScriptedClient::new().rows(transactional::IN_MEMORY, &["name"], &[archive]);
+    let variables = Variables::from([("have_backup_locks", "YES")]);
+    let plan = percona().lock_plan(LockChoice::Auto, &mut client, &variables);
+    assert_eq!(plan.unwrap(), FTWRL);
+    // All indexes of MyISAM.
+    let variables = Variables::from([("have_backup_locks", "YES"), ("delay_key_write", "ALL")]);
+    let plan = percona().lock_plan(LockChoice::Auto, &mut client, &variables);
+    assert_eq!(plan.unwrap(), FTWRL);
+    client.finish();
+}
+
+#[test]
+fn before_5_7_a_replicas_positions_are_not_asked_for_under_the_lock_while_appliers_run() {
+    let variables = Variables::from([("have_backup_locks", "YES")]);
+    for (numbers, holds) in [((5, 6, 40), false), ((5, 7, 22), true)] {
+        let mut client = ScriptedClient::new().done(transactional::IN_MEMORY);
+        let percona = Percona::new(Version::plain(Flavor::Percona, numbers));
+        let plan = percona.lock_plan(LockChoice::Auto, &mut client, &variables);
+        assert_eq!(plan.unwrap().holds_positions, holds);
+    }
 }
 
 #[test]
@@ -235,7 +263,7 @@ fn a_server_that_does_not_answer_is_not_waited_for_without_end() {
 
 #[test]
 fn a_server_without_backup_locks_is_held_by_a_read_lock() {
-    let mut client = crate::client::scripted::ScriptedClient::new();
+    let mut client = ScriptedClient::new();
     let none = Variables::default();
     let mut plan = |choice| percona().lock_plan(choice, &mut client, &none);
     assert_eq!(plan(LockChoice::Auto).unwrap(), FTWRL);
@@ -308,7 +336,10 @@ fn greeting(comment: &str, grants: &str) -> Script {
 
 #[test]
 fn percona_server_is_known_by_its_comment() {
-    let wire = WireServer::start(greeting(COMMENT, GRANTS).set_up());
+    let script = greeting(COMMENT, GRANTS)
+        .done(transactional::IN_MEMORY)
+        .set_up();
+    let wire = WireServer::start(script);
     let server = Server::connect(&args(&wire.socket(), "--lock=auto")).unwrap();
     wire.finish();
     assert_eq!(server.version.to_string(), "Percona Server 5.7.22");
@@ -326,15 +357,21 @@ fn a_table_without_transactions_that_came_before_the_lock_takes_another_cut() {
         .variables()
         .done(transactional::STATEMENT)
         .variables()
-        .rows(transactional::STATEMENT, &["name"], &[table]);
+        .rows(transactional::STATEMENT, &["name"], &[table])
+        .done(transactional::IN_MEMORY)
+        .variables()
+        .rows(transactional::STATEMENT, &["name"], &[table])
+        .rows(transactional::IN_MEMORY, &["name"], &[table]);
     let wire = WireServer::start(script);
     let args = args(&wire.socket(), "--lock=binlog");
     let mut server = Server::connect(&args).unwrap();
     assert_eq!(server.plan, BINLOG);
     assert!(!server.held_too_little(&args).unwrap());
     assert!(server.held_too_little(&args).unwrap());
-    // What holds everything is not asked about again.
     assert_eq!(server.plan, TABLES_AND_BINLOG);
+    assert!(server.held_too_little(&args).unwrap());
+    // What holds everything is not asked about again.
+    assert_eq!(server.plan, FTWRL);
     assert!(!server.held_too_little(&args).unwrap());
     wire.finish();
 }

@@ -49,6 +49,18 @@ pub fn first_column(
     Ok(values.map(str::to_string).collect())
 }
 
+pub const FLUSH_AT_COMMIT: &str = "SELECT @@global.innodb_flush_log_at_trx_commit";
+
+/// With 0, FLUSH ENGINE LOGS does nothing for InnoDB. A server without InnoDB does not know the variable.
+pub fn keeps_logs(client: &mut dyn ServerClient) -> Result<bool, ClientError> {
+    const UNKNOWN_VARIABLE: u16 = 1193;
+    match first_column(client, FLUSH_AT_COMMIT) {
+        Ok(values) => Ok(values.first().is_some_and(|value| value == "0")),
+        Err(ClientError::Statement { code, .. }) if code == UNKNOWN_VARIABLE => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// The value that a SHOW STATUS statement gives; 0 if the server does not have the variable.
 pub fn status(client: &mut dyn ServerClient, statement: &str) -> Result<u64, ClientError> {
     let rows = client.query(statement)?;

@@ -91,18 +91,19 @@ pub fn unwind(mut file: UndoFile, reach: &mut dyn Reach) -> Result<Vec<String>, 
     let mut findings = Vec::new();
     let mut failed = None;
     for (number, change) in file.pending() {
-        match change.undo(file.header(), reach) {
-            Ok(finding) => {
-                tracing::info!(change = change.what(), %finding, "undone");
-                findings.push(finding);
-                file.strike(number)?;
-            }
-            // The others are undone all the same: what stays in the file is what stays to be done.
-            Err(message) => {
-                let what = change.what().to_string();
-                failed = Some(UndoError::Inverse { what, message });
-            }
-        }
+        let what = || change.what().to_string();
+        let undone = change.undo(file.header(), reach);
+        let undone = undone.map_err(|message| UndoError::Inverse {
+            what: what(),
+            message,
+        });
+        let struck = undone.and_then(|finding| {
+            tracing::info!(change = change.what(), %finding, "undone");
+            findings.push(finding);
+            file.strike(number)
+        });
+        // The others are undone all the same: what stays in the file is what stays to be done, or is done once more.
+        failed = struck.err().or(failed);
     }
     match failed {
         Some(error) => Err(error),
