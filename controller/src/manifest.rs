@@ -3,9 +3,10 @@
 //! What makes it right: a directory is a backup exactly if it has a manifest that can be read; one of a later version than ours is refused instead of
 //! half understood, and it is only ever replaced as a whole.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::{Component, Path, PathBuf};
 
-use hotmirror::manifest::{Entry, MANIFEST_VERSION, Stats};
+use hotmirror::manifest::{Entry, Kind, MANIFEST_VERSION, Stats};
 use hotmirror::session::GoldenReport;
 use hotmirror::target::MANIFEST_NAME;
 use serde::{Deserialize, Serialize};
@@ -160,7 +161,47 @@ impl Manifest {
                 found: head.format_version,
             });
         }
-        serde_json::from_slice(text).map_err(damaged)
+        let manifest: Manifest = serde_json::from_slice(text).map_err(damaged)?;
+        match manifest.first_astray() {
+            None => Ok(manifest),
+            Some(astray) => Err(ManifestError::Damaged {
+                path: path.into(),
+                message: format!(
+                    "{} leads out of the backup, or is there twice",
+                    astray.display()
+                ),
+            }),
+        }
+    }
+
+    /// A path that would lead a restore to somewhere else than it was asked to. Backups may come from others.
+    fn first_astray(&self) -> Option<&Path> {
+        let mut files = BTreeSet::new();
+        let mut symlinks = BTreeSet::new();
+        for entry in &self.entries {
+            if matches!(entry.kind, Kind::Symlink { .. }) {
+                symlinks.insert(entry.path.as_path());
+            }
+        }
+        let leads_out = |path: &Path| {
+            !path
+                .components()
+                .all(|part| matches!(part, Component::Normal(_)))
+                || path
+                    .ancestors()
+                    .skip(1)
+                    .any(|above| symlinks.contains(above))
+        };
+        let links = self.entries.iter().filter_map(|entry| match &entry.kind {
+            Kind::File { link_to, .. } => link_to.as_deref(),
+            _ => None,
+        });
+        let others = self.roots.iter().map(|root| root.place.as_path());
+        let others = others.chain(links).chain(self.binlogs.index.as_deref());
+        let mut entries = self.entries.iter().map(|entry| entry.path.as_path());
+        entries
+            .find(|path| leads_out(path) || !files.insert(*path))
+            .or_else(|| others.into_iter().find(|path| leads_out(path)))
     }
 
     pub fn to_json(&self) -> Vec<u8> {
@@ -233,5 +274,62 @@ mod tests {
         assert!(matches!(error, Err(ManifestError::Later { found: 99, .. })));
         let error = Manifest::parse(Path::new("m"), b"{}");
         assert!(matches!(error, Err(ManifestError::Damaged { .. })));
+    }
+
+    #[test]
+    fn paths_that_lead_out_of_a_backup_are_refused() {
+        let entry = |path: &str, kind| Entry {
+            path: path.into(),
+            kind,
+            mode: 0o600,
+            uid: 0,
+            gid: 0,
+            modified_ns: 0,
+        };
+        let file = |link_to: Option<&str>| Kind::File {
+            size: 0,
+            crc32c: 0,
+            link_to: link_to.map(PathBuf::from),
+        };
+        let symlink = || Kind::Symlink {
+            target: "/etc".into(),
+        };
+        let roots = || {
+            vec![RootEntry {
+                source: "/var/lib/mysql".into(),
+                place: "data".into(),
+                roles: Vec::new(),
+            }]
+        };
+        let parsed = |entries: Vec<Entry>, change: &dyn Fn(&mut Manifest)| {
+            let mut manifest = crate::restore::tests::manifest(Path::new("/"), Vec::new());
+            manifest.roots = roots();
+            manifest.entries = entries;
+            change(&mut manifest);
+            Manifest::parse(Path::new("m"), &manifest.to_json())
+        };
+        let fine = vec![
+            entry("data", Kind::Directory),
+            entry("data/..a", file(None)),
+            entry("data/b", file(Some("data/..a"))),
+            entry("data/c", symlink()),
+        ];
+        parsed(fine, &|_| ()).unwrap();
+        for entries in [
+            vec![entry("data/../../x", file(None))],
+            vec![entry("/x", Kind::Directory)],
+            vec![entry("data/x", file(Some("../x")))],
+            vec![entry("data/x/y", file(None)), entry("data/x", symlink())],
+            vec![entry("data/x", symlink()), entry("data/x", file(None))],
+        ] {
+            let error = parsed(entries, &|_| ()).unwrap_err().to_string();
+            assert!(error.contains("leads out of the backup"), "{error}");
+        }
+        for change in [
+            |manifest: &mut Manifest| manifest.binlogs.index = Some("../bin.index".into()),
+            |manifest: &mut Manifest| manifest.roots[0].place = "..".into(),
+        ] {
+            assert!(parsed(Vec::new(), &change).is_err());
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The end of a session: each copy in the stage gets the path that the catalog has at the cut, its owner, mode and times, and a checksum.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown, lchown};
@@ -66,6 +66,7 @@ pub(super) fn name_everything(
     // Of files with several names; few have.
     let mut first_names: HashMap<u64, &Path> = HashMap::new();
     let mut directories = Vec::new();
+    let mut made = HashSet::new();
     // Names come in order: those of one directory mostly one after the other.
     let mut parent = PathBuf::new();
     for (path, node) in catalog.names() {
@@ -73,7 +74,7 @@ pub(super) fn name_everything(
         let at = stage.place(&place);
         match node {
             Node::Directory(attributes) => {
-                fs::create_dir_all(&at).map_err(failed("create", &at))?;
+                make_directory(&at, &mut made).map_err(failed("create", &at))?;
                 entries.push(entry(place, Kind::Directory, attributes, 0));
                 directories.push((at, *attributes));
             }
@@ -137,6 +138,16 @@ pub(super) fn name_everything(
     stage.sync()?;
     entries.sort_by(|left, right| left.path.cmp(&right.path));
     Ok((entries, bytes))
+}
+
+/// Makes a directory that has an entry. What was made already as another's is another directory of the source, whose name the file system takes for the same.
+fn make_directory(path: &Path, made: &mut HashSet<(u64, u64)>) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    let metadata = fs::metadata(path)?;
+    match made.insert((metadata.dev(), metadata.ino())) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::AlreadyExists.into()),
+    }
 }
 
 /// `last`: a directory that is known to be there.
@@ -278,4 +289,23 @@ fn set_owner_and_mode(at: &Path, attributes: &Attributes) -> Result<(), SessionE
     }
     let permissions = fs::Permissions::from_mode(attributes.mode & 0o7777);
     fs::set_permissions(at, permissions).map_err(failed("set the mode of", at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_directories_that_become_one_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = ["Shop", "other"].map(|name| dir.path().join(name));
+        let mut made = HashSet::new();
+        // Made for what is in it, before its own turn.
+        fs::create_dir(&one).unwrap();
+        make_directory(&one, &mut made).unwrap();
+        make_directory(&other, &mut made).unwrap();
+        // As a file system does that takes both names for one.
+        let error = make_directory(&one, &mut made).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+    }
 }

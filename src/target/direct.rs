@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::source;
 
-use super::{FILES_NAME, INNER_STAGE_NAME, Stage, TargetError, sync_directory};
+use super::{FILES_NAME, INNER_STAGE_NAME, Stage, TargetError, rename_to_new, sync_directory};
 
 /// Where the entries of one root get their names.
 const TREE_NAME: &str = "tree";
@@ -133,10 +133,10 @@ impl Stage {
         }
     }
 
-    /// Gives a copy its name.
+    /// Gives a copy its name, which nothing has: on a file system that takes two names of the source for one, the second file would replace the first.
     pub fn move_slot(&self, slot: u64, to: &Path) -> io::Result<()> {
         let from = self.slot_path(slot);
-        match fs::rename(&from, to) {
+        match rename_to_new(&from, to) {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 copy_across(&from, to)?;
                 fs::remove_file(&from)
@@ -282,6 +282,19 @@ mod tests {
         };
         assert_eq!(names(&targets[0]), ["y"]);
         assert_eq!(names(&targets[1]), ["x"]);
+    }
+
+    #[test]
+    fn no_copy_takes_the_name_of_another() {
+        let (_dir, targets) = two_targets();
+        let stage = Stage::create_direct(&targets).unwrap();
+        let to = stage.place(Path::new("0/x"));
+        for slot in [7, 8] {
+            stage.open_slot(slot).unwrap();
+        }
+        stage.move_slot(7, &to).unwrap();
+        let error = stage.move_slot(8, &to).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]
