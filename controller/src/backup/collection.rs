@@ -97,9 +97,22 @@ impl<'s> Collection<'s> {
                 .iter()
                 .any(|outer| path != outer && path.starts_with(outer))
         };
+        let (dropped, kept): (Vec<_>, Vec<_>) = self
+            .roots
+            .into_iter()
+            .partition(|(path, _)| is_inside(path));
         let mut keeps = Vec::new();
         let mut entries = Vec::new();
-        for (source, (roles, keep)) in self.roots.into_iter().filter(|(path, _)| !is_inside(path)) {
+        for (source, (mut roles, keep)) in kept {
+            // What was known of a part is known of all, but for the data directory, where every server looks for itself.
+            let inside = dropped
+                .iter()
+                .filter(|(path, _)| source != datadir && path.starts_with(&source));
+            for role in inside.flat_map(|(_, (roles, _))| roles) {
+                if !roles.contains(role) {
+                    roles.push(*role);
+                }
+            }
             let place = if source == datadir {
                 DATA_PLACE.into()
             } else {

@@ -107,6 +107,25 @@ fn directories_outside_are_external_roots_that_keep_only_what_belongs() {
 }
 
 #[test]
+fn a_directory_that_is_taken_whole_is_known_for_what_lies_in_it() {
+    let server = Server::new(&["data", "ssd/ts/db"]);
+    symlink(server.path("ssd"), server.path("data/fast")).unwrap();
+    let datadir = server.text("data");
+    let variables = Variables::from([("datadir", datadir.as_str())]);
+    let roots = found(&variables, &[server.text("ssd/ts/db/t.ibd")]);
+    let outer = roots
+        .entries
+        .iter()
+        .find(|root| root.source == server.path("ssd"))
+        .unwrap();
+    assert!(
+        outer.roles.contains(&Role::Tablespaces),
+        "{:?}",
+        outer.roles
+    );
+}
+
+#[test]
 fn a_database_keeps_its_name_in_a_data_directory_elsewhere() {
     let server = Server::new(&["data/db", "far/db", "far/foreign"]);
     let datadir = server.text("data");
