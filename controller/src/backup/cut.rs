@@ -10,7 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::binlogs::BinlogError;
 use crate::client::{ClientError, ServerClient};
-use crate::server::{Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom};
+use crate::server::{self, Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom};
+
+/// While commits are held, a connection that says nothing for so long is ended by the server, and its lock with it: whoever stops this program then (a shell, a frozen group of
+/// processes) stops the server for no longer.
+pub const HELD_SILENCE: &str = "SET SESSION wait_timeout = 60";
 
 /// Times that a lock is asked for again after a deadlock.
 const DEADLOCK_COUNT_MAX: u32 = 20;
@@ -55,6 +59,7 @@ pub struct Holder<'c> {
     plan: LockPlan,
     raised: Option<GlobalChange>,
     is_held: bool,
+    may_be_silent: bool,
 }
 
 impl<'c> Holder<'c> {
@@ -71,6 +76,7 @@ impl<'c> Holder<'c> {
             plan,
             raised: None,
             is_held: true,
+            may_be_silent: !plan.holds_commits(),
         };
         holder.lock_all(plan.announce)?;
         if let Some(change) = raise {
@@ -81,11 +87,20 @@ impl<'c> Holder<'c> {
         Ok(holder)
     }
 
+    /// The mark may take long: files are compared under the lock.
+    pub fn may_be_silent(mut self) -> Holder<'c> {
+        self.may_be_silent = true;
+        self
+    }
+
     /// Holds the server, calls `mark` at the moment of the cut, and lets go.
     pub fn cut<M, E: From<ClientError>>(
         mut self,
         mark: impl FnOnce() -> Result<M, E>,
     ) -> Result<(M, Readings), E> {
+        if !self.may_be_silent {
+            self.client.run(HELD_SILENCE)?;
+        }
         let ddl_start = Instant::now();
         self.lock_all(self.plan.block_ddl)?;
         let commit_start = Instant::now();
@@ -123,6 +138,9 @@ impl<'c> Holder<'c> {
             },
         };
         self.lower()?;
+        if !self.may_be_silent {
+            self.client.run(server::SILENCE)?;
+        }
         let readings = Readings {
             before,
             after,

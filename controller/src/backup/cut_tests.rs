@@ -4,7 +4,7 @@ use super::*;
 use crate::client::scripted::ScriptedClient;
 use crate::server::mariadb::{CHANNELS, GTIDS, MariaDb};
 use crate::server::read::FLUSH_AT_COMMIT;
-use crate::server::{Flavor, LockChoice, Variables, Version};
+use crate::server::{Flavor, LockChoice, SILENCE, Variables, Version};
 
 const STATUS: &str = "SHOW MASTER STATUS";
 const COLUMNS: [&str; 2] = ["File", "Position"];
@@ -51,6 +51,7 @@ fn cut(
 fn mariadb_is_held_in_stages_and_read_on_both_sides_of_the_mark() {
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")
+        .done(HELD_SILENCE)
         .done("BACKUP STAGE FLUSH")
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
@@ -61,7 +62,8 @@ fn mariadb_is_held_in_stages_and_read_on_both_sides_of_the_mark() {
         .rows(GTIDS, &["gtid_binlog_pos"], &[&["0-1-5"]])
         .done(CHANNELS)
         .keeps_logs(false)
-        .done("BACKUP STAGE END");
+        .done("BACKUP STAGE END")
+        .done(SILENCE);
     let readings = cut(&mut client, LockChoice::Auto, false).unwrap();
     client.finish();
     assert_eq!(readings.before, readings.after);
@@ -77,6 +79,7 @@ fn mariadb_is_held_in_stages_and_read_on_both_sides_of_the_mark() {
 fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
     let mut client = ScriptedClient::new()
         .done("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+        .done(HELD_SILENCE)
         .done("FLUSH TABLES WITH READ LOCK")
         .keeps_logs(false)
         .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
@@ -86,7 +89,8 @@ fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
         .done(CHANNELS)
         .keeps_logs(false)
         .done("UNLOCK TABLES")
-        .done("SET GLOBAL innodb_flush_log_at_trx_commit = 0");
+        .done("SET GLOBAL innodb_flush_log_at_trx_commit = 0")
+        .done(SILENCE);
     let readings = cut(&mut client, LockChoice::Ftwrl, true).unwrap();
     client.finish();
     assert_eq!(readings.after, None);
@@ -96,6 +100,7 @@ fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
 fn a_log_that_somebody_keeps_back_at_either_side_of_the_flush_is_told() {
     for (before, after) in [(false, false), (true, false), (false, true)] {
         let mut client = ScriptedClient::new()
+            .done(HELD_SILENCE)
             .done("FLUSH TABLES WITH READ LOCK")
             .keeps_logs(before)
             .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
@@ -106,7 +111,7 @@ fn a_log_that_somebody_keeps_back_at_either_side_of_the_flush_is_told() {
         if !before {
             client = client.keeps_logs(after);
         }
-        let mut client = client.done("UNLOCK TABLES");
+        let mut client = client.done("UNLOCK TABLES").done(SILENCE);
         let readings = cut(&mut client, LockChoice::Ftwrl, false).unwrap();
         client.finish();
         assert_eq!(readings.kept_logs, before || after);
@@ -141,6 +146,7 @@ fn without_a_lock_no_lock_time_is_reported() {
 fn a_lock_timeout_releases_what_is_held_and_is_named() {
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")
+        .done(HELD_SILENCE)
         .done("BACKUP STAGE FLUSH")
         .error("BACKUP STAGE BLOCK_DDL", 1205, "Lock wait timeout exceeded")
         .done("BACKUP STAGE END");
@@ -154,6 +160,7 @@ fn a_lock_that_gave_way_in_a_deadlock_is_asked_for_again() {
     let deadlock = "Deadlock found when trying to get lock";
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")
+        .done(HELD_SILENCE)
         .done("BACKUP STAGE FLUSH")
         .error("BACKUP STAGE BLOCK_DDL", 1213, deadlock)
         .error("BACKUP STAGE BLOCK_DDL", 1213, deadlock)
@@ -171,6 +178,7 @@ fn a_lock_that_gave_way_in_a_deadlock_is_asked_for_again() {
 fn a_deadlock_that_stays_ends_the_cut() {
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")
+        .done(HELD_SILENCE)
         .done("BACKUP STAGE FLUSH");
     for _ in 0..=DEADLOCK_COUNT_MAX {
         client = client.error("BACKUP STAGE BLOCK_DDL", 1213, "Deadlock found");
@@ -185,6 +193,7 @@ fn a_deadlock_that_stays_ends_the_cut() {
 fn a_connection_lost_under_the_lock_ends_the_cut() {
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")
+        .done(HELD_SILENCE)
         .done("BACKUP STAGE FLUSH")
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
@@ -203,6 +212,7 @@ fn a_connection_lost_under_the_lock_ends_the_cut() {
 fn a_failed_mark_lets_the_server_go() {
     let mut client = ScriptedClient::new()
         .done("BACKUP STAGE START")
+        .done(HELD_SILENCE)
         .done("BACKUP STAGE FLUSH")
         .done("BACKUP STAGE BLOCK_DDL")
         .done("BACKUP STAGE BLOCK_COMMIT")
@@ -219,5 +229,25 @@ fn a_failed_mark_lets_the_server_go() {
         what: "session".into(),
     };
     assert!(holder.cut(|| Err::<(), _>(lost)).is_err());
+    client.finish();
+}
+
+#[test]
+fn where_files_are_compared_under_the_lock_silence_is_allowed() {
+    let mut client = ScriptedClient::new()
+        .done("FLUSH TABLES WITH READ LOCK")
+        .keeps_logs(false)
+        .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .done(STATUS)
+        .done(STATUS)
+        .done(GTIDS)
+        .done(CHANNELS)
+        .keeps_logs(false)
+        .done("UNLOCK TABLES");
+    let dialect = dialect();
+    let plan = dialect.lock_plan(LockChoice::Ftwrl, &mut client, &Variables::default());
+    let holder = Holder::announce(&mut client, &dialect, plan.unwrap(), None).unwrap();
+    let holder = holder.may_be_silent();
+    holder.cut(|| Ok::<_, ClientError>(())).unwrap();
     client.finish();
 }

@@ -9,8 +9,8 @@
 use super::mysql5::DATAFILES;
 use super::position::{self, Channel, Coordinates};
 use super::{
-    Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege, ServerError, Variables,
-    Version, read,
+    Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege, SILENCE, ServerError,
+    Variables, Version, read,
 };
 use crate::client::{ClientError, Row, ServerClient, quoted};
 
@@ -84,7 +84,8 @@ impl MariaDb {
 impl Dialect for MariaDb {
     fn set_up(&self, lock_timeout_s: u64) -> Vec<String> {
         vec![
-            "SET SESSION wait_timeout = 31536000, net_write_timeout = 3600".into(),
+            SILENCE.into(),
+            "SET SESSION net_write_timeout = 3600".into(),
             format!("SET SESSION lock_wait_timeout = {lock_timeout_s}"),
             "SET SESSION autocommit = 1, max_statement_time = 0".into(),
         ]

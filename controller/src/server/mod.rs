@@ -120,6 +120,9 @@ pub struct Privilege {
     pub also: &'static [&'static str],
 }
 
+/// How long a connection may say nothing: a copy takes hours, in which the server is asked nothing.
+pub const SILENCE: &str = "SET SESSION wait_timeout = 31536000";
+
 pub trait Dialect {
     /// Statements that make a new connection fit for hours of silence and bounded waits.
     fn set_up(&self, lock_timeout_s: u64) -> Vec<String>;

@@ -9,7 +9,7 @@
 use super::mysql_words::{self, Words};
 use super::{
     Channel, Coordinates, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege,
-    ServerError, Variables, Version, read, transactional,
+    SILENCE, ServerError, Variables, Version, read, transactional,
 };
 use crate::client::{ClientError, ServerClient};
 
@@ -86,7 +86,8 @@ impl MySql {
 impl Dialect for MySql {
     fn set_up(&self, lock_timeout_s: u64) -> Vec<String> {
         vec![
-            "SET SESSION wait_timeout = 31536000, net_write_timeout = 3600".into(),
+            SILENCE.into(),
+            "SET SESSION net_write_timeout = 3600".into(),
             format!("SET SESSION lock_wait_timeout = {lock_timeout_s}"),
             "SET SESSION autocommit = 1, max_execution_time = 0".into(),
         ]

@@ -7,7 +7,7 @@ use super::mysql::{FLUSH_LOGS, FTWRL, mysql_privileges};
 use super::mysql_words::{self, Words};
 use super::{
     Channel, Coordinates, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege,
-    ServerError, Variables, Version, read,
+    SILENCE, ServerError, Variables, Version, read,
 };
 use crate::client::{ClientError, ServerClient};
 
@@ -45,7 +45,8 @@ impl MySql5 {
 impl Dialect for MySql5 {
     fn set_up(&self, lock_timeout_s: u64) -> Vec<String> {
         vec![
-            "SET SESSION wait_timeout = 31536000, net_write_timeout = 3600".into(),
+            SILENCE.into(),
+            "SET SESSION net_write_timeout = 3600".into(),
             format!("SET SESSION lock_wait_timeout = {lock_timeout_s}"),
             "SET SESSION autocommit = 1".into(),
         ]

@@ -7,14 +7,14 @@ use clap::Parser;
 use super::*;
 use crate::args::low::{Cli, Command};
 use crate::args::{self, option_files::Options};
-use crate::backup::cut::{Holder, Readings};
+use crate::backup::cut::{HELD_SILENCE, Holder, Readings};
 use crate::backup::server::Server;
 use crate::client::scripted::ScriptedClient;
 use crate::client::wire::{Script, WireServer};
 use crate::client::{Credentials, Endpoint, MysqlClient};
 use crate::server::Dialect;
 use crate::server::mysql_words::GTIDS;
-use crate::server::{Flavor, transactional};
+use crate::server::{Flavor, SILENCE, transactional};
 
 const TABLE_LOCK: &str = "LOCK TABLES FOR BACKUP";
 const BINLOG_LOCK: &str = "LOCK BINLOG FOR BACKUP";
@@ -161,9 +161,11 @@ fn before_5_7_a_replicas_positions_are_not_asked_for_under_the_lock_while_applie
 #[test]
 fn only_the_binlog_is_locked_if_asked_for_and_every_table_has_transactions() {
     let script = Script::default()
+        .done(HELD_SILENCE)
         .done(BINLOG_LOCK)
         .readings()
-        .done("UNLOCK BINLOG");
+        .done("UNLOCK BINLOG")
+        .done(SILENCE);
     let readings = cut(script, plan(None)).unwrap();
     assert_eq!(readings.times.lock, "binlog");
     assert_eq!(readings.after.unwrap().to_string(), "bin.000007:17320462");
@@ -185,11 +187,13 @@ fn only_the_binlog_is_locked_if_asked_for_and_every_table_has_transactions() {
 #[test]
 fn other_tables_are_locked_first_and_released_last() {
     let script = Script::default()
+        .done(HELD_SILENCE)
         .done(TABLE_LOCK)
         .done(BINLOG_LOCK)
         .readings()
         .done("UNLOCK BINLOG")
-        .done("UNLOCK TABLES");
+        .done("UNLOCK TABLES")
+        .done(SILENCE);
     let readings = cut(script, plan(Some("shop.cart"))).unwrap();
     assert_eq!(readings.times.lock, "tables-and-binlog");
     assert!(readings.times.ddl_lock_ms >= readings.times.lock_ms);
@@ -199,6 +203,7 @@ fn other_tables_are_locked_first_and_released_last() {
 fn a_lock_that_is_not_had_in_time_leaves_none() {
     let timeout = "Lock wait timeout exceeded; try restarting transaction";
     let script = Script::default()
+        .done(HELD_SILENCE)
         .done(TABLE_LOCK)
         .error(BINLOG_LOCK, 1205, timeout)
         .done("UNLOCK BINLOG")
@@ -213,6 +218,7 @@ fn a_lock_that_is_not_had_in_time_leaves_none() {
 #[test]
 fn a_failure_under_the_lock_releases_it() {
     let script = Script::default()
+        .done(HELD_SILENCE)
         .done(BINLOG_LOCK)
         .error(FLUSH, 1105, "Unknown error")
         .done("UNLOCK BINLOG");
@@ -228,6 +234,7 @@ fn a_missing_privilege_is_told_as_such() {
     let denied =
         "Access denied; you need (at least one of) the RELOAD privilege(s) for this operation";
     let script = Script::default()
+        .done(HELD_SILENCE)
         .error(BINLOG_LOCK, 1227, denied)
         .done("UNLOCK BINLOG");
     let error = cut(script, plan(None)).unwrap_err();
@@ -236,7 +243,10 @@ fn a_missing_privilege_is_told_as_such() {
 
 #[test]
 fn a_connection_that_goes_takes_its_lock_with_it() {
-    let script = Script::default().done(BINLOG_LOCK).hang_up(FLUSH);
+    let script = Script::default()
+        .done(HELD_SILENCE)
+        .done(BINLOG_LOCK)
+        .hang_up(FLUSH);
     let error = cut(script, plan(None)).unwrap_err();
     let ClientError::ConnectionLost { statement, .. } = &error else {
         panic!("{error}");
@@ -248,7 +258,7 @@ fn a_connection_that_goes_takes_its_lock_with_it() {
 fn a_server_that_does_not_answer_is_not_waited_for_without_end() {
     let start = Instant::now();
     let bound = Duration::from_millis(300);
-    let script = Script::default().silence(BINLOG_LOCK);
+    let script = Script::default().done(HELD_SILENCE).silence(BINLOG_LOCK);
     let error = cut_within(script, plan(None), bound).unwrap_err();
     assert!(
         matches!(error, ClientError::ConnectionLost { .. }),
@@ -307,7 +317,8 @@ impl Connects for Script {
     }
 
     fn set_up(self) -> Script {
-        self.done("SET SESSION wait_timeout = 31536000, net_write_timeout = 3600")
+        self.done(SILENCE)
+            .done("SET SESSION net_write_timeout = 3600")
             .done("SET SESSION lock_wait_timeout = 60")
             .done("SET SESSION autocommit = 1")
     }
