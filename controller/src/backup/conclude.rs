@@ -29,6 +29,8 @@ const SETTINGS_NAME: &str = "my.cnf";
 /// What the session brought, beside the stage.
 pub struct Outcome {
     pub readings: Readings,
+    /// Names of tablespaces behind the cut.
+    pub spellings: Spellings,
     pub cut_at: String,
     pub golden: Option<GoldenReport>,
     pub warnings: Vec<String>,
@@ -46,10 +48,10 @@ pub fn conclude(
         mut entries,
         stats,
     } = settled;
-    let mut spellings = spellings(&server.variables, stage.path(), ground);
+    let mut spellings = outcome.spellings;
+    learn_spellings(&mut spellings, &server.variables, stage.path(), ground);
     let links = links(stage.path(), &ground.roots, &entries);
     ground.roots.check_links(links, &mut spellings)?;
-    check_tablespaces(ground, server, &mut spellings)?;
     let position = position(
         args,
         ground,
@@ -198,8 +200,12 @@ fn binlog_entry(args: &args::Backup, ground: &Ground) -> BinlogEntry {
 }
 
 /// Other names of places in the roots, as the variables and the binlogs' index have them.
-fn spellings(variables: &Variables, stage: &Path, ground: &Ground) -> Spellings {
-    let mut spellings = Spellings::default();
+fn learn_spellings(
+    spellings: &mut Spellings,
+    variables: &Variables,
+    stage: &Path,
+    ground: &Ground,
+) {
     let names = ["log_bin_basename", "relay_log_basename"];
     let bases = names.into_iter().filter_map(|name| variables.path(name));
     let directories = bases.filter_map(|base| Some(base.parent()?.to_path_buf()));
@@ -216,21 +222,6 @@ fn spellings(variables: &Variables, stage: &Path, ground: &Ground) -> Spellings 
             spellings.learn(directory);
         }
     }
-    spellings
-}
-
-/// MySQL keeps the places of tablespaces elsewhere in its dictionary, where no link in the stage tells of them.
-fn check_tablespaces(
-    ground: &Ground,
-    server: &mut Server,
-    spellings: &mut Spellings,
-) -> Result<(), Failure> {
-    let datadir = server.variables.datadir();
-    let files = server.dialect.tablespace_files(server.client.as_mut())?;
-    let paths: Vec<PathBuf> = files.iter().map(|file| datadir.join(file)).collect();
-    let links = paths.iter().map(|path| (path.as_path(), path.clone()));
-    ground.roots.check_links(links, spellings)?;
-    Ok(())
 }
 
 /// Symbolic links and tablespace link files in the stage, with where they lead in the source.

@@ -14,7 +14,7 @@ use crate::server::{self, Channel, Coordinates, Dialect, GlobalChange, LockPlan,
 
 /// While commits are held, a connection that says nothing for so long is ended by the server, and its lock with it: whoever stops this program then (a shell, a frozen group of
 /// processes) stops the server for no longer.
-pub const HELD_SILENCE: &str = "SET SESSION wait_timeout = 60";
+pub const HELD_SILENCE: &str = "SET SESSION wait_timeout = 30";
 
 /// Times that a lock is asked for again after a deadlock.
 const DEADLOCK_COUNT_MAX: u32 = 20;

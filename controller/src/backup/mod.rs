@@ -22,6 +22,7 @@ pub mod settings;
 pub mod sight;
 pub mod spellings;
 pub mod survey;
+pub mod tablespaces;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,7 +48,9 @@ use conclude::Outcome;
 use cut::{Holder, Readings};
 use engine::Engine;
 use long_queries::Killer;
+use roots::Roots;
 use server::Server;
+use spellings::Spellings;
 
 /// Cuts that turn out to need the source again are repeated this often.
 const CUT_COUNT_MAX: u32 = 3;
@@ -118,15 +121,25 @@ fn back_up(
     let mut engine = attached?;
     engine.base_copy()?;
     engine.converge()?;
-    let readings = cut(args, &mut engine, &mut server, &mut undo, reporter, cancel)
-        // Before anything is waited for that may take long, as the removal of the stage.
-        .inspect_err(|_| undo.unwind_server())?;
+    let roots = &ground.roots;
+    let (readings, spellings) = cut(
+        args,
+        roots,
+        &mut engine,
+        &mut server,
+        &mut undo,
+        reporter,
+        cancel,
+    )
+    // Before anything is waited for that may take long, as the removal of the stage.
+    .inspect_err(|_| undo.unwind_server())?;
     let cut_at = crate::system::now();
     let (settled, golden) = engine.finish()?;
     check_golden(golden.as_ref())?;
 
     let outcome = Outcome {
         readings,
+        spellings,
         cut_at,
         golden,
         warnings: reporter.warnings(),
@@ -141,20 +154,22 @@ fn back_up(
 /// Cuts until the stage could follow: a cut may turn out to need something that only the source has.
 fn cut(
     args: &args::Backup,
+    roots: &Roots,
     engine: &mut Engine,
     server: &mut Server,
     undo: &mut UndoStack,
     reporter: &Arc<Reporter>,
     cancel: &Cancel,
-) -> Result<Readings, Failure> {
+) -> Result<(Readings, Spellings), Failure> {
     for _ in 0..CUT_COUNT_MAX {
         let cut = cut_once(args, engine, server, undo, reporter, cancel);
         let (cut, readings) = cut.map_err(|failure| name_timeout(failure, args))?;
         let held_too_little = readings.kept_logs
             || server.was_started(&readings.channels, args)
             || server.held_too_little(args)?;
+        let spellings = tablespaces::check(roots, server)?;
         if engine.settle(&cut)? && !held_too_little {
-            return Ok(readings);
+            return Ok((readings, spellings));
         }
         reporter.step("The cut needs the source once more");
         engine.converge()?;

@@ -43,6 +43,7 @@ const FORMAT: &[&str] = &[
     "file_key_management_filekey",
     "file_key_management_encryption_algorithm",
     "keyring_file_data",
+    "keyring_encrypted_file_data",
     "plugin_maturity",
 ];
 

@@ -22,7 +22,7 @@ use crate::cancel::Cancel;
 use crate::client::ServerClient;
 use crate::exit::Failure;
 use crate::progress::Reporter;
-use crate::server::PositionFrom;
+use crate::server::{PositionFrom, elsewhere};
 use crate::system;
 use crate::undo::{Change, Header};
 
@@ -61,6 +61,9 @@ pub fn survey(
         filter,
     };
     warn(args, server, &ground, reporter);
+    if let Some(warning) = elsewhere::warning(server.client.as_mut())? {
+        reporter.warn(&warning);
+    }
     Ok(ground)
 }
 

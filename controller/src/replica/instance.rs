@@ -140,7 +140,11 @@ impl Identity {
             Some(now) => now.display().to_string(),
             None => path.to_string(),
         };
-        for name in ["file_key_management_filename", "keyring_file_data"] {
+        for name in [
+            "file_key_management_filename",
+            "keyring_file_data",
+            "keyring_encrypted_file_data",
+        ] {
             if let Some(path) = format.get_mut(name) {
                 *path = now(path);
             }

@@ -2,7 +2,8 @@
 //!
 //! What makes it right: it runs before any lock is taken, since an applier that waits for a lock can't stop. Temporary tables are not in a backup; the statements of a source that use
 //! one would fail on a replica made from a cut between them. Their number is read again behind each stop, because an applier may open one until it stops, and behind the
-//! last one it is the number of all. A channel that was stopped before stays stopped, and every stop is on the undo stack before it is made.
+//! last one it is the number of all. A channel that was stopped before stays stopped, and every stop is on the undo stack before it is made. One that is to stop somewhere
+//! by itself (`UNTIL`) is left alone: a plain START would have it run past that.
 
 use std::time::Duration;
 
@@ -51,6 +52,10 @@ pub enum SafeSlaveError {
         "The applier of channel '{channel}' was asked to stop, and still has not after {seconds} s; it stops when its transaction is over"
     )]
     StillRuns { channel: String, seconds: u64 },
+    #[error(
+        "The applier of channel '{channel}' runs UNTIL ({condition}), which would be lost if it was stopped for the cut and started again: back up when it has got there, or start it without UNTIL"
+    )]
+    Until { channel: String, condition: String },
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error(transparent)]
@@ -256,12 +261,15 @@ impl Appliers<'_> {
         self.dialect.temporary_tables(self.client)
     }
 
-    fn running(&mut self) -> Result<Vec<String>, ClientError> {
-        let channels = self.dialect.channels(self.client)?;
-        let running = channels
-            .into_iter()
-            .filter(|channel| channel.applier_running);
-        Ok(running.map(|channel| channel.name).collect())
+    /// Those that are to be stopped. Fails before any is, if one could not be put back as it was.
+    fn running(&mut self) -> Result<Vec<String>, SafeSlaveError> {
+        let mut channels = self.dialect.channels(self.client)?;
+        channels.retain(|channel| channel.applier_running);
+        if let Some(found) = channels.iter().find(|channel| !channel.until.is_empty()) {
+            let (channel, condition) = (found.name.clone(), found.until.clone());
+            return Err(SafeSlaveError::Until { channel, condition });
+        }
+        Ok(channels.into_iter().map(|channel| channel.name).collect())
     }
 }
 

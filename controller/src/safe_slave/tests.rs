@@ -271,6 +271,37 @@ fn a_member_of_a_group_is_refused() {
 }
 
 #[test]
+fn an_applier_that_runs_until_somewhere_is_not_stopped_nor_is_any_other() {
+    let columns = ["Connection_name", "Slave_SQL_Running", "Until_Condition"];
+    let with = |runs: &str, until: &str| {
+        let rows: &[&[&str]] = &[&["", "Yes", "None"], &["two", runs, until]];
+        ScriptedClient::new().rows(CHANNELS, &columns, rows)
+    };
+    let request = request(1000, TimeoutAction::Fail);
+    for until in ["Master", "Relay", "Gtid"] {
+        let (outcome, notes) = safely(with("Yes", until), &mariadb(), request);
+        let message = outcome.unwrap_err().to_string();
+        let expected = format!("The applier of channel 'two' runs UNTIL ({until}), ");
+        assert!(message.starts_with(&expected), "{message}");
+        assert!(notes.pending().is_empty());
+    }
+    // One that got there is not ours to stop.
+    let client = with("No", "Master").open("0");
+    let client = client.done("STOP SLAVE '' SQL_THREAD").open("0");
+    let (outcome, notes) = safely(client, &mariadb(), request);
+    assert!(outcome.is_ok());
+    assert_eq!(notes.pending(), [""]);
+
+    let mysql = MySql::new(Version::plain(Flavor::MySql, (9, 7, 4)));
+    let columns = ["Channel_Name", "Replica_SQL_Running", "Until_Condition"];
+    let row: &[&str] = &["", "Yes", "SQL_BEFORE_GTIDS"];
+    let client = ScriptedClient::new().done(GROUP);
+    let client = client.rows("SHOW REPLICA STATUS", &columns, &[row]);
+    let (outcome, _) = safely(client, &mysql, request);
+    assert!(matches!(outcome, Err(SafeSlaveError::Until { .. })));
+}
+
+#[test]
 fn mysql_is_spoken_to_in_the_words_of_its_version() {
     let request = request(1000, TimeoutAction::Fail);
     let row: &[&str] = &["one", "Yes"];

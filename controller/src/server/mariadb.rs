@@ -266,6 +266,7 @@ fn channel(row: &Row) -> Channel {
         applier_running: row.get("Slave_SQL_Running") == Some("Yes"),
         receiver_running: row.get("Slave_IO_Running") == Some("Yes"),
         filters: position::filters(row),
+        until: position::until(row),
     }
 }
 

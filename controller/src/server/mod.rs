@@ -5,6 +5,7 @@
 //!
 //! MySQL 8.0 and later has no lock that holds its binlog; `mysql` says how the position is had all the same.
 
+pub mod elsewhere;
 pub mod grants;
 pub mod mariadb;
 pub mod mysql;

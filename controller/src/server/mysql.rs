@@ -9,7 +9,7 @@
 use super::mysql_words::{self, Words};
 use super::{
     Channel, Coordinates, Dialect, GlobalChange, LockChoice, LockPlan, PositionFrom, Privilege,
-    SILENCE, ServerError, Variables, Version, read, transactional,
+    SILENCE, ServerError, Variables, Version, mysql5, read, transactional,
 };
 use crate::client::{ClientError, ServerClient};
 
@@ -43,8 +43,9 @@ const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PL
 const KEY_FILES: &str = "SELECT STATUS_VALUE FROM performance_schema.keyring_component_status \
     WHERE STATUS_KEY = 'Data_file'";
 
-/// XA transactions that were begun since the server started.
-const XA_STARTS: &str = "SHOW GLOBAL STATUS LIKE 'Com_xa_start'";
+/// XA transactions that were begun since the server started, or ended, as those that were prepared before it may be.
+const XA_USES: &str = "SHOW GLOBAL STATUS \
+    WHERE Variable_name IN ('Com_xa_start', 'Com_xa_commit', 'Com_xa_rollback')";
 /// No row before 8.0.21, where it can't be switched off.
 const REDO: &str = "SHOW GLOBAL STATUS LIKE 'Innodb_redo_log_enabled'";
 
@@ -73,7 +74,7 @@ impl MySql {
         if let Some(flush @ ("0" | "2")) = variables.get("rocksdb_flush_log_at_trx_commit") {
             return Ok(Some(format!("rocksdb_flush_log_at_trx_commit is {flush}")));
         }
-        if self.version.numbers < (8, 0, 30) && read::status(client, XA_STARTS)? > 0 {
+        if self.version.numbers < (8, 0, 30) && uses_xa(client)? {
             return Ok(Some(
                 "XA transactions are in the binlog before they are in the engine".into(),
             ));
@@ -197,15 +198,24 @@ impl Dialect for MySql {
 
     fn key_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
         // The table came with 8.0.24; before that there were no such key stores.
-        match self.version.numbers >= (8, 0, 24) {
-            true => read::first_column(client, KEY_FILES),
-            false => Ok(Vec::new()),
+        let mut files = match self.version.numbers >= (8, 0, 24) {
+            true => read::first_column(client, KEY_FILES)?,
+            false => Vec::new(),
+        };
+        if self.version.numbers < (8, 4, 0) {
+            files.extend(mysql5::keyring_files(client)?);
         }
+        Ok(files)
     }
 
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
         read::first_column(client, PLUGINS)
     }
+}
+
+fn uses_xa(client: &mut dyn ServerClient) -> Result<bool, ClientError> {
+    let rows = client.query(XA_USES)?;
+    Ok(rows.iter().any(|row| row.get("Value") != Some("0")))
 }
 
 /// What every MySQL and Percona Server wants for our statements.
@@ -288,16 +298,46 @@ mod tests {
 
     #[test]
     fn xa_transactions_of_a_server_that_puts_them_into_the_binlog_first_need_a_lock() {
-        let plan = |patch, started| {
-            let row: &[&str] = &["Com_xa_start", started];
+        let plan = |patch, used: &str| {
+            let names = ["Com_xa_commit", "Com_xa_rollback", "Com_xa_start"];
+            let rows = names.map(|name| [name, if name == used { "1" } else { "0" }]);
+            let rows: Vec<&[&str]> = rows.iter().map(|row| row.as_slice()).collect();
             let columns = &["Variable_name", "Value"];
-            let client = ScriptedClient::new().rows(XA_STARTS, columns, &[row]);
+            let client = ScriptedClient::new().rows(XA_USES, columns, &rows);
             let mut client = client.done(transactional::STATEMENT);
             let mysql = MySql::new(Version::plain(Flavor::MySql, (8, 0, patch)));
             let plan = mysql.lock_plan(LockChoice::Auto, &mut client, &Variables::default());
             plan.unwrap().name
         };
-        assert_eq!((plan(29, "1"), plan(29, "0")), ("ftwrl", "none"));
+        assert_eq!(plan(29, ""), "none");
+        // Of one that was prepared before the server's start, only the end is seen.
+        for used in ["Com_xa_start", "Com_xa_commit", "Com_xa_rollback"] {
+            assert_eq!(plan(29, used), "ftwrl", "{used}");
+        }
+    }
+
+    #[test]
+    fn keys_are_those_of_components_and_of_the_plugins_that_were_before_them() {
+        let files = |numbers, client: ScriptedClient| {
+            let mut client = client;
+            let mysql = MySql::new(Version::plain(Flavor::MySql, numbers));
+            let files = mysql.key_files(&mut client).unwrap();
+            client.finish();
+            files.join(" ")
+        };
+        let component = || {
+            let row: &[&str] = &["/keys/component"];
+            ScriptedClient::new().rows(KEY_FILES, &["STATUS_VALUE"], &[row])
+        };
+        let plugin = |client: ScriptedClient| {
+            let row: &[&str] = &["keyring_file_data", "/keys/plugin"];
+            client.rows(mysql5::KEYRING_FILES, &["Variable_name", "Value"], &[row])
+        };
+        let first = files((8, 0, 11), plugin(ScriptedClient::new()));
+        assert_eq!(first, "/keys/plugin");
+        let both = files((8, 3, 0), plugin(component()));
+        assert_eq!(both, "/keys/component /keys/plugin");
+        assert_eq!(files((8, 4, 0), component()), "/keys/component");
     }
 
     #[test]

@@ -29,6 +29,17 @@ pub const DATAFILES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATA
     WHERE PATH NOT REGEXP '/#sql[0-9a-f]+_[0-9a-f]+_[0-9a-f]+[.]ibd$'";
 const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
     WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'STORAGE ENGINE'";
+/// There while the plugins are, which came with 5.7.11 and went with 8.4.
+pub const KEYRING_FILES: &str = "SHOW GLOBAL VARIABLES \
+    WHERE Variable_name IN ('keyring_file_data', 'keyring_encrypted_file_data')";
+
+/// Paths of the files of keyring plugins.
+pub fn keyring_files(client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
+    let rows = client.query(KEYRING_FILES)?;
+    let values = rows.iter().filter_map(|row| row.get("Value"));
+    let named = values.filter(|value| !value.is_empty());
+    Ok(named.map(str::to_string).collect())
+}
 
 pub struct MySql5 {
     version: Version,
@@ -124,6 +135,10 @@ impl Dialect for MySql5 {
         read::first_column(client, DATAFILES)
     }
 
+    fn key_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
+        keyring_files(client)
+    }
+
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
         read::first_column(client, PLUGINS)
     }
@@ -134,6 +149,22 @@ mod tests {
     use super::*;
     use crate::client::scripted::ScriptedClient;
     use crate::server::Flavor;
+    use crate::server::percona::Percona;
+
+    #[test]
+    fn the_keyring_of_a_plugin_is_a_file_of_the_server() {
+        let mysql = MySql5::new(Version::plain(Flavor::MySql, (5, 7, 44)));
+        let percona = Percona::new(Version::plain(Flavor::Percona, (5, 7, 44)));
+        for dialect in [&mysql as &dyn Dialect, &percona] {
+            let row: &[&str] = &["keyring_file_data", "/keys/keyring"];
+            let unset: &[&str] = &["keyring_encrypted_file_data", ""];
+            let columns = &["Variable_name", "Value"];
+            let client = ScriptedClient::new().done(DATAFILES);
+            let mut client = client.rows(KEYRING_FILES, columns, &[row, unset]);
+            assert_eq!(dialect.data_files(&mut client).unwrap(), ["/keys/keyring"]);
+            client.finish();
+        }
+    }
 
     #[test]
     fn commits_are_held_by_a_read_lock_unless_none_is_asked_for() {

@@ -84,6 +84,7 @@ pub fn channel(row: &Row) -> Channel {
         applier_running: text("Replica_SQL_Running", "Slave_SQL_Running") == "Yes",
         receiver_running: text("Replica_IO_Running", "Slave_IO_Running") != "No",
         filters: position::filters(row),
+        until: position::until(row),
     }
 }
 

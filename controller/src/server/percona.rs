@@ -146,6 +146,10 @@ impl Dialect for Percona {
         self.base.tablespace_files(client)
     }
 
+    fn key_files(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
+        self.base.key_files(client)
+    }
+
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
         self.base.plugin_libraries(client)
     }

@@ -62,6 +62,9 @@ pub struct Channel {
     /// What of the source is applied, by the names of the options that say so; only those that are set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub filters: BTreeMap<String, String>,
+    /// What the applier was told to stop at (`START … UNTIL`), as the server names the kind; empty for one that goes on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub until: String,
 }
 
 /// The columns of a replica's status that tell its filters. Both flavors name them alike, and their options like the columns.
@@ -82,4 +85,13 @@ pub fn filters(row: &Row) -> BTreeMap<String, String> {
         Some((column.to_lowercase(), value.to_string()))
     };
     FILTERS.iter().filter_map(set).collect()
+}
+
+/// Where the applier of a row of a replica's status was told to stop. Both flavors name the column alike.
+pub fn until(row: &Row) -> String {
+    let condition = row.get("Until_Condition").unwrap_or_default();
+    match condition.eq_ignore_ascii_case("None") {
+        true => String::new(),
+        false => condition.into(),
+    }
 }
