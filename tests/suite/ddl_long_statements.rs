@@ -3,6 +3,7 @@
 //! Rule: a statement counts as long if it runs from before the backup asks for its lock until after it has let go, or for as long as the backup waits for it.
 
 use std::path::Path;
+use std::process::Stdio;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,9 @@ use hotmirror_tests::flavor::Flavor;
 use hotmirror_tests::program::{Outcome, Program, exit};
 use hotmirror_tests::scratch;
 use hotmirror_tests::server::{Server, ServerOptions};
+use hotmirror_tests::skip::long;
 use mysql::prelude::Queryable;
+use rustix::process::{Pid, Signal, kill_process};
 
 const START_BOUND: Duration = Duration::from_secs(30);
 
@@ -215,4 +218,42 @@ fn long_statements_are_ended_if_asked_and_only_then() {
         "{warnings}"
     );
     assert!(warnings.contains("UPDATE long_test.t"), "{warnings}");
+}
+
+/// Takes the half minute that a silent connection is given.
+#[test]
+fn a_backup_that_is_stopped_under_its_lock_does_not_hold_the_server() {
+    if !long() {
+        return;
+    }
+    let server = server("mariadb-10.11");
+    let home = scratch::dir();
+    let gate = Gate::shut(&server);
+    let statement = Statement::start(&server, GATED_UPDATE);
+    let mut backup = Program::for_server(&server)
+        .backup(&home.path().join("backup"))
+        .arg("--lock=ftwrl")
+        .spawn(Stdio::null());
+    let waits = "SELECT COUNT(*) FROM information_schema.processlist \
+        WHERE info = 'FLUSH TABLES WITH READ LOCK' AND state LIKE 'Waiting%'";
+    let start = Instant::now();
+    while server.value(waits) == "0" {
+        assert!(start.elapsed() < START_BOUND, "Nobody waits for the lock");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = Pid::from_raw(backup.pid() as i32).expect("A pid");
+    kill_process(pid, Signal::STOP).expect("It can be stopped");
+    // The lock is granted to nobody who could give it back.
+    gate.open();
+    statement.end().expect("The statement goes through");
+    server.execute(&["INSERT INTO long_test.t VALUES (9, 0)"]);
+    kill_process(pid, Signal::CONT).expect("It can go on");
+    let outcome = backup.outcome();
+    assert_ne!(outcome.code, Some(0), "{outcome}");
+    backup_again(&server, home.path());
+}
+
+fn backup_again(server: &Server, home: &Path) {
+    let outcome = backup(server, &home.join("second"), &[]);
+    assert_eq!(outcome.code, Some(0), "{outcome}");
 }
