@@ -155,6 +155,7 @@ impl Failure {
             },
             Failure::Undo(UndoError::Running { .. }) => ExitCode::Busy,
             Failure::Undo(_) => ExitCode::Undo,
+            Failure::Manifest(ManifestError::InUse(_)) => ExitCode::Busy,
             Failure::Manifest(_) | Failure::Verify(_) => ExitCode::DamagedBackup,
             Failure::Instance(InstanceError::NoBinary(_)) => ExitCode::Usage,
             Failure::Instance(InstanceError::NoNamespace) => ExitCode::Privileges,

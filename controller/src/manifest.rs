@@ -4,11 +4,14 @@
 //! half understood, and it is only ever replaced as a whole.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 
 use hotmirror::manifest::{Entry, Kind, MANIFEST_VERSION, Stats};
 use hotmirror::session::GoldenReport;
 use hotmirror::target::MANIFEST_NAME;
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::args::low::Binlogs;
@@ -29,6 +32,8 @@ pub enum ManifestError {
     },
     #[error("{path} cannot be understood: {message}")]
     Damaged { path: PathBuf, message: String },
+    #[error("{0} is in use: another hotmirror prepares, verifies or restores it")]
+    InUse(PathBuf),
     #[error("{path} has version {found}, this program knows up to {MANIFEST_VERSION}")]
     Later { path: PathBuf, found: u32 },
 }
@@ -129,6 +134,41 @@ pub struct Prepared {
     pub executable: PathBuf,
     pub recovery_ms: u64,
     pub shutdown_ms: u64,
+}
+
+/// A backup that is not changed (shared), or used by nobody else (exclusive), as long as this lives.
+#[must_use]
+pub struct Use {
+    _directory: File,
+}
+
+impl Use {
+    pub fn shared(backup: &Path) -> Result<Use, ManifestError> {
+        Use::of(backup, FlockOperation::NonBlockingLockShared)
+    }
+
+    pub fn exclusive(backup: &Path) -> Result<Use, ManifestError> {
+        Use::of(backup, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn of(backup: &Path, operation: FlockOperation) -> Result<Use, ManifestError> {
+        let directory = match File::open(backup) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(ManifestError::NoBackup(backup.into()));
+            }
+            directory => directory.map_err(|source| ManifestError::Io {
+                path: backup.into(),
+                source,
+            })?,
+        };
+        match rustix::fs::flock(&directory, operation) {
+            Err(Errno::WOULDBLOCK) => Err(ManifestError::InUse(backup.into())),
+            // A file system without locks does without.
+            _ => Ok(Use {
+                _directory: directory,
+            }),
+        }
+    }
 }
 
 impl Manifest {
@@ -331,5 +371,20 @@ mod tests {
         ] {
             assert!(parsed(Vec::new(), &change).is_err());
         }
+    }
+
+    #[test]
+    fn who_changes_a_backup_is_alone_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        let reader = Use::shared(path).unwrap();
+        let other = Use::shared(path).unwrap();
+        let refused = Use::exclusive(path).err().unwrap();
+        assert!(matches!(refused, ManifestError::InUse(_)), "{refused}");
+        drop((reader, other));
+        let _changer = Use::exclusive(path).unwrap();
+        assert!(matches!(Use::shared(path), Err(ManifestError::InUse(_))));
+        let none = Use::shared(&path.join("none"));
+        assert!(matches!(none, Err(ManifestError::NoBackup(_))));
     }
 }

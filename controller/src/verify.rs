@@ -9,7 +9,7 @@ use hotmirror::manifest::{Entry, Kind};
 
 use crate::exit::Failure;
 use crate::files;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Use};
 
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
@@ -28,6 +28,7 @@ pub enum VerifyError {
 }
 
 pub fn run(backup: &Path) -> Result<(), Failure> {
+    let _use = Use::shared(backup)?;
     let manifest = Manifest::read(backup)?;
     let differences = differences(backup, &manifest)?;
     for difference in &differences {

@@ -6,9 +6,12 @@
 pub mod instance;
 pub mod sandbox;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+
+use hotmirror::manifest::{Entry, Kind};
 
 use crate::args::low::PrepareArgs;
 use crate::args::{UsageError, units};
@@ -17,13 +20,14 @@ use crate::backup::spellings::rebased;
 use crate::cancel::Cancel;
 use crate::exit::Failure;
 use crate::files::{self, FileError};
-use crate::manifest::{Manifest, Prepared};
+use crate::manifest::{Manifest, Prepared, Use};
 use crate::system;
 use instance::{Instance, InstanceError};
 
 pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
     let cancel = Cancel::on_signals().map_err(InstanceError::Begin)?;
     let backup = std::fs::canonicalize(&args.backup).unwrap_or_else(|_| args.backup.clone());
+    let _use = Use::exclusive(&backup)?;
     let mut manifest = Manifest::read(&backup)?;
     if let Some(prepared) = manifest
         .prepared
@@ -67,12 +71,59 @@ pub fn run(args: &PrepareArgs) -> Result<(), Failure> {
     for directory in &directories {
         files::sync_file_system(&backup.join(directory))?;
     }
-    manifest.entries = files::inventory(&backup, &directories)?;
+    let found = files::inventory(&backup, &directories)?;
+    manifest.entries = attributed(found, &manifest.entries);
     manifest.prepared = Some(prepared);
     manifest.prepare_begun = None;
     manifest.replace(&backup)?;
     say!("completed OK!");
     Ok(())
+}
+
+/// Gives entries that were found behind a recovery what only the manifest knows: owner, mode and time are those of the server, and the backup may have been carried to where they can't be
+/// kept. What is new belongs to whom the data directory belongs.
+fn attributed(mut found: Vec<Entry>, before: &[Entry]) -> Vec<Entry> {
+    let known: HashMap<&Path, &Entry> = before
+        .iter()
+        .map(|entry| (entry.path.as_path(), entry))
+        .collect();
+    let data = known.get(Path::new(DATA_PLACE)).copied();
+    let contents: HashMap<PathBuf, Kind> = found
+        .iter()
+        .map(|entry| (entry.path.clone(), entry.kind.clone()))
+        .collect();
+    for entry in &mut found {
+        let Some(old) = known.get(entry.path.as_path()) else {
+            if let Some(data) = data {
+                (entry.uid, entry.gid) = (data.uid, data.gid);
+            }
+            continue;
+        };
+        (entry.uid, entry.gid, entry.mode) = (old.uid, old.gid, old.mode);
+        if let (
+            Kind::File {
+                size,
+                crc32c,
+                link_to,
+            },
+            Kind::File {
+                size: size_before,
+                crc32c: crc32c_before,
+                link_to: link_before,
+            },
+        ) = (&mut entry.kind, &old.kind)
+        {
+            if (*size, *crc32c) == (*size_before, *crc32c_before) {
+                entry.modified_ns = old.modified_ns;
+            }
+            let is_equal = |other: &PathBuf| {
+                matches!(contents.get(other), Some(Kind::File { size: other_size, crc32c: other_crc32c, .. })
+                    if (*other_size, *other_crc32c) == (*size, *crc32c))
+            };
+            *link_to = link_before.clone().filter(is_equal);
+        }
+    }
+    found
 }
 
 /// How a recovery runs.
@@ -190,4 +241,51 @@ pub fn recover(
         recovery_ms: ready.as_millis() as u64,
         shutdown_ms: stopped.as_millis() as u64,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_and_modes_are_the_servers_wherever_the_backup_was_carried() {
+        let entry = |path: &str, kind: Kind, (uid, mode): (u32, u32), modified_ns| Entry {
+            path: path.into(),
+            kind,
+            mode,
+            uid,
+            gid: uid,
+            modified_ns,
+        };
+        let file = |crc32c, link_to: Option<&str>| Kind::File {
+            size: 10,
+            crc32c,
+            link_to: link_to.map(PathBuf::from),
+        };
+        let (mysql, root) = ((27, 0o640), (0, 0o644));
+        let before = [
+            entry("data", Kind::Directory, mysql, 1),
+            entry("data/a", file(1, None), mysql, 1),
+            entry("data/b", file(2, None), mysql, 1),
+            entry("data/c", file(2, Some("data/b")), mysql, 1),
+            entry("data/d", file(1, Some("data/a")), mysql, 1),
+        ];
+        let found = vec![
+            entry("data", Kind::Directory, root, 2),
+            entry("data/a", file(1, None), root, 2),
+            entry("data/b", file(7, None), root, 2),
+            entry("data/c", file(7, None), root, 2),
+            entry("data/d", file(8, None), root, 2),
+            entry("data/new", file(9, None), root, 2),
+        ];
+        let expected = vec![
+            entry("data", Kind::Directory, mysql, 2),
+            entry("data/a", file(1, None), mysql, 1),
+            entry("data/b", file(7, None), mysql, 2),
+            entry("data/c", file(7, Some("data/b")), mysql, 2),
+            entry("data/d", file(8, None), mysql, 2),
+            entry("data/new", file(9, None), (27, 0o644), 2),
+        ];
+        assert_eq!(attributed(found, &before), expected);
+    }
 }

@@ -5,6 +5,8 @@
 //! the copy, whatever names it, and the mounts end with the server.
 
 use std::ffi::OsString;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -53,6 +55,8 @@ impl MountPoints {
         for directory in missing.into_iter().rev() {
             std::fs::create_dir(directory)?;
             self.0.push(directory.into());
+            // The server passes through it as its own user, whatever the umask.
+            std::fs::set_permissions(directory, Permissions::from_mode(0o755))?;
         }
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::backup::roots::Role;
 use crate::cancel::{Cancel, Cancelled};
 use crate::exit::Failure;
 use crate::files::FileError;
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, Use};
 use crate::prepare::instance::InstanceError;
 use crate::prepare::{self, Recovery};
 use crate::server::Flavor;
@@ -73,6 +73,10 @@ pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
 
 pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<(), Failure> {
     let backup = absolute(args.from.clone());
+    let _use = match args.way.move_back {
+        true => Use::exclusive(&backup)?,
+        false => Use::shared(&backup)?,
+    };
     let manifest = Manifest::read(&backup)?;
     if manifest.prepare_begun.is_some() {
         return Err(VerifyError::HalfPrepared(backup).into());

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::fs::Permissions;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::RestoreError;
@@ -96,7 +97,7 @@ pub fn check_free(destinations: &[Destination], manifest: &Manifest) -> Result<(
             .map(|name| directory.join(name));
         if let Some(path) = coming
             .chain([destination.stage.clone()])
-            .find(|path| path.exists())
+            .find(|path| path.symlink_metadata().is_ok())
         {
             return Err(RestoreError::InTheWay(path));
         }
@@ -142,6 +143,9 @@ impl Stages {
         for directory in missing.into_iter().rev() {
             std::fs::create_dir(directory).map_err(FileError::at("create", directory))?;
             self.made.push(directory.into());
+            // The server passes through it as its own user, whatever the umask.
+            let set = std::fs::set_permissions(directory, Permissions::from_mode(0o755));
+            set.map_err(FileError::at("change the mode of", directory))?;
         }
         Ok(())
     }

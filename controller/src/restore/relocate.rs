@@ -70,8 +70,11 @@ fn relink(
     if target.is_relative() && absolute.starts_with(&owner.source) {
         return Ok(());
     }
-    let Some(now) = moved(&order.manifest.spellings, &order.destinations, &absolute) else {
-        return Ok(());
+    let now = match moved(&order.manifest.spellings, &order.destinations, &absolute) {
+        Some(now) => now,
+        // It stayed where it was, and the link did not: a relative one would lead elsewhere from here.
+        None if target.is_relative() && owner.is_relocated() => absolute,
+        None => return Ok(()),
     };
     let replaced = std::fs::remove_file(path).and_then(|()| std::os::unix::fs::symlink(now, path));
     replaced

@@ -221,3 +221,35 @@ fn what_is_named_by_way_of_a_link_of_the_old_server_leads_to_its_new_place() {
     run(&fixture.args(false)).unwrap();
     fixture.assert_restored();
 }
+
+#[test]
+fn a_relative_link_to_a_root_that_stays_leads_there_from_the_new_place_too() {
+    let fixture = Fixture::new();
+    let backup = fixture.path("backup");
+    let mut manifest = Manifest::read(&backup).unwrap();
+    let link = backup.join("data/db/t.MYD");
+    std::fs::remove_file(&link).unwrap();
+    symlink("../../far/t.MYD", &link).unwrap();
+    manifest.entries = files::inventory(&backup, &["data".into(), "external/0".into()]).unwrap();
+    manifest.replace(&backup).unwrap();
+    let mut args = fixture.args(false);
+    args.external.clear();
+    // What a link that stayed as it is would lead to.
+    std::fs::create_dir_all(fixture.path("new/far")).unwrap();
+    run(&args).unwrap();
+    let link = std::fs::read_link(fixture.path("new/data/db/t.MYD")).unwrap();
+    assert_eq!(link, fixture.path("old/far/t.MYD"));
+    assert_eq!(std::fs::read(link).unwrap(), b"rows");
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_in_the_way_too() {
+    let fixture = Fixture::new();
+    std::fs::create_dir_all(fixture.path("new/far")).unwrap();
+    symlink("/none", fixture.path("new/far/t.MYD")).unwrap();
+    let failure = run(&fixture.args(false)).unwrap_err();
+    assert!(
+        matches!(failure, Failure::Restore(RestoreError::InTheWay(_))),
+        "{failure}"
+    );
+}
