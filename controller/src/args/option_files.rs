@@ -12,7 +12,7 @@ const INCLUDE_DEPTH_MAX: u32 = 10;
 const CLIENT_GROUPS: [&str; 3] = ["client", "client-server", "client-mariadb"];
 const OWN_GROUP: &str = "hotmirror";
 const CLIENT_NAMES: [&str; 5] = ["host", "port", "socket", "user", "password"];
-const OWN_NAMES: [&str; 12] = [
+const OWN_NAMES: [&str; 17] = [
     "target-dir",
     "parallel",
     "throttle",
@@ -25,6 +25,11 @@ const OWN_NAMES: [&str; 12] = [
     "binlogs",
     "compat-info",
     "state-dir",
+    "safe-slave",
+    "safe-slave-timeout",
+    "safe-slave-timeout-action",
+    "wait-for-long-queries",
+    "kill-long-queries-after",
 ];
 
 #[derive(Debug, thiserror::Error)]
@@ -172,6 +177,7 @@ impl Reader {
     }
 
     fn entry(&mut self, group: Group, line: &str) -> Result<(), String> {
+        let line = without_comment(line);
         let (name, value) = line.split_once('=').unwrap_or((line, ""));
         let name = name.trim().replace('_', "-");
         let value = unescaped(value.trim());
@@ -187,16 +193,24 @@ impl Reader {
         Ok(())
     }
 
+    /// One that can't be opened is left out, as by the servers' clients: it may be for others.
+    fn included(&mut self, path: &Path, depth: u32) -> Result<(), OptionFileError> {
+        match std::fs::File::open(path) {
+            Ok(_) => self.file(path, depth + 1),
+            Err(_) => Ok(()),
+        }
+    }
+
     fn include(&mut self, directive: &str, depth: u32) -> Result<(), Include> {
         if depth >= INCLUDE_DEPTH_MAX {
             return Err(Include::Wrong("includes are nested too deeply".into()));
         }
         if let Some(dir) = directive.strip_prefix("includedir ") {
             for file in option_files_in(Path::new(dir.trim()))? {
-                self.file(&file, depth + 1)?;
+                self.included(&file, depth)?;
             }
         } else if let Some(file) = directive.strip_prefix("include ") {
-            self.file(Path::new(file.trim()), depth + 1)?;
+            self.included(Path::new(file.trim()), depth)?;
         } else {
             return Err(Include::Wrong(format!("unknown directive !{directive}")));
         }
@@ -228,6 +242,21 @@ fn option_files_in(dir: &Path) -> Result<Vec<PathBuf>, OptionFileError> {
     Ok(paths)
 }
 
+/// A comment may follow on the same line, wherever a # stands that is in no quotes.
+fn without_comment(line: &str) -> &str {
+    let (mut quote, mut escaped) = (None, false);
+    for (at, c) in line.char_indices() {
+        match c {
+            '#' if quote.is_none() => return line[..at].trim_end(),
+            '"' | '\'' if !escaped && quote.is_none() => quote = Some(c),
+            _ if !escaped && quote == Some(c) => quote = None,
+            _ => {}
+        }
+        escaped = quote.is_some() && c == '\\' && !escaped;
+    }
+    line
+}
+
 /// Without quotes around it, and with the escapes of these files replaced.
 fn unescaped(value: &str) -> String {
     let quoted =
@@ -235,8 +264,7 @@ fn unescaped(value: &str) -> String {
     let inner = if quoted('"') || quoted('\'') {
         &value[1..value.len() - 1]
     } else {
-        // A comment may follow an unquoted value.
-        value.split(" #").next().unwrap_or_default().trim_end()
+        value
     };
     let mut text = String::with_capacity(inner.len());
     let mut chars = inner.chars();
@@ -279,6 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn a_comment_may_follow_anything_but_what_is_in_quotes() {
+        for (line, value) in [
+            ("password=\"abc\" # note", "abc"),
+            ("password=foo#bar", "foo"),
+            ("password='a#b'#c", "a#b"),
+            ("password=\"a\\\"#b\"", "a\"#b"),
+            ("password=it's # not a comment", "it's # not a comment"),
+        ] {
+            let options = Options::from_text(&format!("[client]\n{line}\n"));
+            assert_eq!(options.get("password"), Some(value), "{line}");
+        }
+    }
+
+    #[test]
     fn an_unknown_name_in_our_group_is_an_error() {
         let mut reader = Reader::new("");
         let error = reader
@@ -291,6 +333,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_looked_up_in_our_group_may_stand_there() {
+        let text = "[hotmirror]\nsafe-slave\nsafe_slave_timeout=3\nwait-for-long-queries=4\n";
+        let options = Options::from_text(text);
+        assert_eq!(options.get("safe-slave-timeout"), Some("3"));
+        assert_eq!(options.get("wait-for-long-queries"), Some("4"));
+    }
+
+    #[test]
     fn includes_and_group_suffixes_are_followed() {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("conf.d");
@@ -298,7 +348,8 @@ mod tests {
         std::fs::write(inner.join("a.cnf"), "[client_two]\nport=3307\n").unwrap();
         std::fs::write(inner.join("b.txt"), "[client]\nport=1\n").unwrap();
         let main = dir.path().join("my.cnf");
-        std::fs::write(&main, format!("!includedir {}\n", inner.display())).unwrap();
+        let includes = format!("!include {0}/none.cnf\n!includedir {0}\n", inner.display());
+        std::fs::write(&main, includes).unwrap();
         let args = DefaultsArgs {
             defaults_file: Some(main),
             defaults_group_suffix: Some("_two".into()),

@@ -81,7 +81,14 @@ fn make_link(order: &Order<'_>, entry: &Entry, path: &Path) -> Result<(), Restor
             link_to: Some(first),
             ..
         } => match staged(&order.destinations, first) {
-            Some(first) => std::fs::hard_link(first, path),
+            Some(first) => match std::fs::hard_link(&first, path) {
+                // The roots are on different file systems now: equal files, then.
+                Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
+                    files::copy(&first, path)?;
+                    Ok(())
+                }
+                made => made,
+            },
             None => Ok(()),
         },
         _ => Ok(()),
