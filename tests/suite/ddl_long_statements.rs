@@ -230,7 +230,7 @@ fn a_backup_that_is_stopped_under_its_lock_does_not_hold_the_server() {
     let home = scratch::dir();
     let gate = Gate::shut(&server);
     let statement = Statement::start(&server, GATED_UPDATE);
-    let mut backup = Program::for_server(&server)
+    let backup = Program::for_server(&server)
         .backup(&home.path().join("backup"))
         .arg("--lock=ftwrl")
         .spawn(Stdio::null());
