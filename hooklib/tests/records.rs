@@ -425,6 +425,8 @@ fn memory_that_an_allocator_makes_writable_is_looked_at_only_where_files_are_sha
             assert_eq!(victim.act("mmap a"), 0);
         }
         let session = Session::begin(&scratch, victim.pid(), 1, Mode::Extents);
+        // The session is mapped by the first call that it concerns.
+        assert_eq!(victim.act("pwrite a 0 10 1"), 10);
         assert_eq!(victim.act("no_more_files"), 0);
         // To look takes a descriptor.
         assert_eq!(victim.act("mprotect_anonymous"), 0);
