@@ -205,14 +205,18 @@ impl Reader {
         if depth >= INCLUDE_DEPTH_MAX {
             return Err(Include::Wrong("includes are nested too deeply".into()));
         }
-        if let Some(dir) = directive.strip_prefix("includedir ") {
-            for file in option_files_in(Path::new(dir.trim()))? {
-                self.included(&file, depth)?;
+        let (word, path) = directive
+            .split_once(char::is_whitespace)
+            .unwrap_or((directive, ""));
+        let path = Path::new(path.trim());
+        match word {
+            "includedir" => {
+                for file in option_files_in(path)? {
+                    self.included(&file, depth)?;
+                }
             }
-        } else if let Some(file) = directive.strip_prefix("include ") {
-            self.included(Path::new(file.trim()), depth)?;
-        } else {
-            return Err(Include::Wrong(format!("unknown directive !{directive}")));
+            "include" => self.included(path, depth)?,
+            _ => return Err(Include::Wrong(format!("unknown directive !{directive}"))),
         }
         Ok(())
     }
@@ -348,7 +352,7 @@ mod tests {
         std::fs::write(inner.join("a.cnf"), "[client_two]\nport=3307\n").unwrap();
         std::fs::write(inner.join("b.txt"), "[client]\nport=1\n").unwrap();
         let main = dir.path().join("my.cnf");
-        let includes = format!("!include {0}/none.cnf\n!includedir {0}\n", inner.display());
+        let includes = format!("!include {0}/none.cnf\n!includedir\t{0}\n", inner.display());
         std::fs::write(&main, includes).unwrap();
         let args = DefaultsArgs {
             defaults_file: Some(main),

@@ -5,10 +5,14 @@
 //! the copy, whatever names it, and the mounts end with the server.
 
 use std::ffi::OsString;
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 
 use super::Place;
 
@@ -27,16 +31,20 @@ pub fn is_before_the_server(status: ExitStatus) -> bool {
         .is_some_and(|code| NOT_STARTED.contains(&code))
 }
 
-/// Directories that had to be made so that something can be mounted over them; removed when dropped.
+/// Directories that something can be mounted over. Those that had to be made are removed when dropped, unless somebody else mounts over them by then: the
+/// kernel would take that mount away with the directory. Each is held by a shared lock meanwhile.
 #[derive(Default)]
-pub struct MountPoints(Vec<PathBuf>);
+pub struct MountPoints {
+    made: Vec<PathBuf>,
+    held: Vec<File>,
+}
 
 impl MountPoints {
     /// Makes what is missing of the original places.
     pub fn make(places: &[Place]) -> std::io::Result<MountPoints> {
         let mut made = MountPoints::default();
         for place in places {
-            made.make_directories(&place.original)?;
+            made.hold(&place.original)?;
             // Inside another place, that one's own directory is what will be mounted over.
             for outer in places
                 .iter()
@@ -50,15 +58,53 @@ impl MountPoints {
         Ok(made)
     }
 
+    fn hold(&mut self, path: &Path) -> std::io::Result<()> {
+        loop {
+            self.make_directories(path)?;
+            // One that may not be opened is nobody's to remove here.
+            let Ok(directory) = File::open(path) else {
+                return Ok(());
+            };
+            let _ = rustix::fs::flock(&directory, FlockOperation::LockShared);
+            let held = directory.metadata()?;
+            // Else whoever had made it has just removed it.
+            if path
+                .metadata()
+                .is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino()))
+            {
+                self.held.push(directory);
+                return Ok(());
+            }
+        }
+    }
+
     fn make_directories(&mut self, path: &Path) -> std::io::Result<()> {
         let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
         for directory in missing.into_iter().rev() {
-            std::fs::create_dir(directory)?;
-            self.0.push(directory.into());
+            match std::fs::create_dir(directory) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+                made => made?,
+            }
+            self.made.push(directory.into());
             // The server passes through it as its own user, whatever the umask.
             std::fs::set_permissions(directory, Permissions::from_mode(0o755))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for MountPoints {
+    fn drop(&mut self) {
+        self.held.clear();
+        for path in self.made.iter().rev() {
+            let Ok(directory) = File::open(path) else {
+                continue;
+            };
+            let alone = rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive);
+            if alone != Err(Errno::WOULDBLOCK) {
+                let _ = std::fs::remove_dir(path);
+            }
+        }
     }
 }
 
@@ -68,14 +114,6 @@ pub fn make_aside(den: &Path, places: &[Place]) -> std::io::Result<Vec<PathBuf>>
     directories
         .map(|directory| std::fs::create_dir(&directory).map(|()| directory))
         .collect()
-}
-
-impl Drop for MountPoints {
-    fn drop(&mut self) {
-        for directory in self.0.iter().rev() {
-            let _ = std::fs::remove_dir(directory);
-        }
-    }
 }
 
 /// True if this user may make such a namespace.
@@ -153,6 +191,26 @@ mod tests {
         assert_eq!(seen(&[place], &file), b"copy");
         assert!(!file.exists());
         assert!(!dir.path().join("gone").exists());
+    }
+
+    #[test]
+    fn a_directory_that_another_mounts_over_is_not_taken_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let gone = dir.path().join("gone/server");
+        let points = |name: &str| {
+            let place = place(dir.path().join(name), gone.clone());
+            MountPoints::make(&[place]).unwrap()
+        };
+        let (first, second) = (points("one"), points("two"));
+        drop(first);
+        assert!(gone.exists());
+        drop(second);
+        let (first, second) = (points("one"), points("two"));
+        drop(second);
+        assert!(gone.exists());
+        drop(first);
+        // Whoever did not make it can't know that nobody else did.
+        assert!(gone.exists());
     }
 
     #[test]
