@@ -280,11 +280,11 @@ impl Stage {
     }
 }
 
-/// Renames a directory to a name that nothing has.
-fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
+/// Renames to a name that nothing has.
+pub fn rename_to_new(from: &Path, to: &Path) -> io::Result<()> {
     let cwd = rustix::fs::CWD;
     match rustix::fs::renameat_with(cwd, from, cwd, to, RenameFlags::NOREPLACE) {
-        // NFS and others know no such flag. What comes between is replaced only if it is an empty directory.
+        // NFS and others know no such flag. What comes between is replaced, if it is a file or an empty directory.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => match to.symlink_metadata() {
             Ok(_) => Err(Errno::EXIST.into()),
             Err(_) => fs::rename(from, to),

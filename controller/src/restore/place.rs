@@ -7,6 +7,8 @@ use std::ffi::OsStr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use hotmirror::target::rename_to_new;
+
 use super::RestoreError;
 use crate::args::{UsageError, absolute};
 use crate::backup::roots::{EXTERNAL_PLACE, Role, RootEntry};
@@ -160,7 +162,7 @@ impl Stages {
             names.sort_by_key(|name| rank(name));
             for name in names {
                 let to = directory.join(&name);
-                std::fs::rename(stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
+                rename_to_new(&stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
             }
             if self.made.contains(directory) || *directory == self.data {
                 adopt(stage, directory)?;
