@@ -158,8 +158,10 @@ fn has_gtids(manifest: &Manifest, position: &Position) -> bool {
     manifest.server.version.flavor == Flavor::MariaDb || position.gtid_mode == "ON"
 }
 
+/// On the way to or from GTIDs (OFF_PERMISSIVE, ON_PERMISSIVE) some transactions have one: those that the copy has must not come again when there are only such.
 fn gtid_set(manifest: &Manifest, position: &Position) -> String {
-    match has_gtids(manifest, position) {
+    let keeps_gtids = has_gtids(manifest, position) || position.gtid_mode.ends_with("_PERMISSIVE");
+    match keeps_gtids {
         true => position.gtid_set.clone(),
         false => String::new(),
     }
