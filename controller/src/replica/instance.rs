@@ -77,8 +77,9 @@ impl Identity {
         manifest: &Manifest,
         destinations: &[Destination],
     ) -> Result<(), Failure> {
-        let settings = self.settings(manifest, destinations);
+        let mut settings = self.settings(manifest, destinations);
         let paths = [
+            settings.paths.remove("relay_log_info_file"),
             settings.log_bin,
             settings.log_bin_index,
             settings.relay_log,
