@@ -2,6 +2,12 @@
 //!
 //! What makes it right: the start is the position of the cut. A replica of the server that was backed up starts from the end of that server's binlog in the
 //! backup; a sibling of it starts where its appliers were, each channel by its own file and offset or GTID set.
+//!
+//! A sibling's GTID set holds the server's own transactions, too, since the copy does. A source that replicates from that server, as in a ring, has them in its binlog; the
+//! server itself leaves out what comes back to it, by its server id, but the sibling has another one and would apply them again. MySQL's gtid_executed is of all that was
+//! executed; MariaDB's gtid_slave_pos is of the appliers alone, and has what came back to them, but not what is still under way. What a channel tells is gtid_current_pos. In
+//! a domain of the server's own it is exactly what the copy has; where several servers write one domain, a sequence number that is later comes behind everything that
+//! the server had applied of it. A replica of the server itself reads the very binlog whose end the position is, so for that gtid_binlog_pos is right.
 
 use std::collections::BTreeMap;
 
