@@ -143,6 +143,11 @@ fn replica_hint(error: &ReplicaError) -> Option<&'static str> {
         }
         ReplicaError::SeveralSources { .. } => Some("Name one of them with --channel"),
         ReplicaError::Start { .. } => Some("Name the server's binary with --mysqld"),
+        ReplicaError::Broken { error, .. } if error.contains("is not in the master's binlog") => {
+            Some(
+                "The source lacks what the server that was backed up had written itself: once it has that, START SLAVE on the replica; if it never will, use --start-at=position",
+            )
+        }
         ReplicaError::Broken { .. } => Some(
             "The replica still runs and tells more; check --source-host, --source-port and the replication user",
         ),

@@ -242,6 +242,64 @@ fn a_sibling_of_a_mysql_keeps_the_filters() {
     a_sibling_keeps_the_filters("mysql-9.7", &filter);
 }
 
+/// Has `replica` follow `source`, both from their beginning.
+fn follow(replica: &Server, source: &Server) {
+    replica.execute(&[
+        &format!(
+            "CHANGE MASTER TO MASTER_HOST = '127.0.0.1', MASTER_PORT = {}, MASTER_USER = '{REPLICATION_USER}', \
+             MASTER_PASSWORD = '{REPLICATION_PASSWORD}', MASTER_USE_GTID = slave_pos",
+            source.port()
+        ),
+        "START SLAVE",
+    ]);
+}
+
+/// Waits until `replica` has applied all that `source` has in its binlog.
+fn wait_for(replica: &Server, source: &Server) {
+    let end = source.value("SELECT @@gtid_binlog_pos");
+    let waited = replica.value(&format!("SELECT MASTER_GTID_WAIT('{end}', 60)"));
+    assert_eq!(waited, "0", "{end}");
+}
+
+/// What a server of a ring wrote is in its data, and at its source; it has not come back when the backup is made.
+#[test]
+fn a_sibling_in_a_ring_gets_nothing_twice() {
+    let ring = |start: ServerOptions, id: u32| {
+        let domain = format!("--gtid-domain-id={id}");
+        let start = start.server_id(id).option("--log-slave-updates");
+        let server = start.option(domain).start();
+        server.execute(&["RESET MASTER"]);
+        server
+    };
+    let one = ring(ServerOptions::hooked(), 1);
+    let other = ring(ServerOptions::plain(), 2);
+    follow(&one, &other);
+    follow(&other, &one);
+    one.execute(&[
+        "CREATE DATABASE ring",
+        "CREATE TABLE ring.t (a INT PRIMARY KEY)",
+    ]);
+    wait_for(&other, &one);
+    other.execute(&["INSERT INTO ring.t VALUES (1)"]);
+    wait_for(&one, &other);
+    one.execute(&["STOP SLAVE IO_THREAD", "INSERT INTO ring.t VALUES (2)"]);
+    wait_for(&other, &one);
+    let program = Program::for_server(&one);
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    program.backup(&target).success();
+    other.execute(&["INSERT INTO ring.t VALUES (3)"]);
+    one.execute(&["INSERT INTO ring.t VALUES (4)"]);
+    wait_for(&other, &one);
+    let data_dir = home.path().join("sibling");
+    let run = made::command(&program, &target, &data_dir)
+        .arg("--of=sibling")
+        .arg(format!("--replication-password={REPLICATION_PASSWORD}"));
+    let sibling = Made::by(run, &data_dir, one.flavor());
+    let rows = sibling.value("SELECT GROUP_CONCAT(a ORDER BY a) FROM ring.t");
+    assert_eq!(rows, "1,2,3,4");
+}
+
 /// Arguments that give each external root a place below `home`.
 fn relocated(manifest: &serde_json::Value, home: &Path) -> Vec<String> {
     let roots = manifest["roots"].as_array().expect("Roots").iter();

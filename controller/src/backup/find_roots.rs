@@ -74,6 +74,21 @@ fn add_settings(found: &mut Collection, variables: &Variables) -> Result<(), Roo
             found.add(index.parent().unwrap_or(Path::new("/")), role, keep)?;
         }
     }
+    add_relay_log_info(found, variables)
+}
+
+/// The files that tell where the appliers are: one for the channel without a name, and one for each other with the channel's behind a dash.
+fn add_relay_log_info(found: &mut Collection, variables: &Variables) -> Result<(), RootError> {
+    let Some(path) = variables.path("relay_log_info_file") else {
+        return Ok(());
+    };
+    if let (Some(directory), Some(name), Some(stem)) =
+        (path.parent(), path.file_name(), path.file_stem())
+    {
+        let others = format!("{}-", stem.to_string_lossy());
+        let keep = Keep::only([Name::Exactly(name.into()), Name::StartsWith(others)]);
+        found.add(directory, Role::RelayLog, keep)?;
+    }
     Ok(())
 }
 

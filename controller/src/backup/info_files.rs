@@ -41,7 +41,7 @@ pub fn files(
     }
     if !channels.is_empty() {
         let lines = match version.flavor {
-            Flavor::MariaDb => mariadb_channels(channels, position),
+            Flavor::MariaDb => mariadb_channels(channels),
             _ => mysql_channels(version, channels, position),
         };
         add(&format!("{prefix}_slave_info"), lines);
@@ -91,12 +91,10 @@ fn tabbed(position: &Position) -> String {
     }
 }
 
-fn mariadb_channels(channels: &[Channel], position: Option<&Position>) -> String {
+fn mariadb_channels(channels: &[Channel]) -> String {
     let by_gtid = channels.iter().find(|channel| channel.auto_position);
-    let held = position.and_then(Position::held);
     let mut text = by_gtid.map_or(String::new(), |channel| {
-        let held = held.unwrap_or(&channel.gtid_set);
-        format!("SET GLOBAL gtid_slave_pos = '{held}';\n")
+        format!("SET GLOBAL gtid_slave_pos = '{}';\n", channel.gtid_set)
     });
     for channel in channels {
         let name = match channel.name.as_str() {

@@ -75,9 +75,17 @@ pub struct PatternError {
 }
 
 impl Filter {
-    pub fn new(roots: Vec<(PathBuf, Keep)>, patterns: &[String]) -> Result<Filter, PatternError> {
-        let mut roots = roots;
+    /// What the roots keep.
+    pub fn of(mut roots: Vec<(PathBuf, Keep)>) -> Filter {
         roots.sort_by_key(|(path, _)| std::cmp::Reverse(path.components().count()));
+        Filter {
+            roots,
+            ..Filter::default()
+        }
+    }
+
+    /// The same without what the user excludes.
+    pub fn without(self, patterns: &[String]) -> Result<Filter, PatternError> {
         let mut set = GlobSetBuilder::new();
         for pattern in patterns {
             let failed = |error: globset::Error| PatternError {
@@ -94,9 +102,8 @@ impl Filter {
             message: error.to_string(),
         };
         Ok(Filter {
-            roots,
             patterns: set.build().map_err(empty)?,
-            ..Filter::default()
+            ..self
         })
     }
 
@@ -171,7 +178,7 @@ mod tests {
         let patterns: Vec<String> = patterns.iter().map(|text| text.to_string()).collect();
         let logs = Keep::only([Name::StartsWith("bin.".into())]);
         let roots = vec![("/var".into(), logs), ("/var/lib/mysql".into(), Keep::All)];
-        Filter::new(roots, &patterns).unwrap()
+        Filter::of(roots).without(&patterns).unwrap()
     }
 
     #[test]
@@ -201,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_bad_pattern_is_named() {
-        let error = Filter::new(Vec::new(), &["a/[".to_string()]).unwrap_err();
+        let error = Filter::default().without(&["a/[".to_string()]).unwrap_err();
         assert!(error.to_string().starts_with("--exclude=a/[: "), "{error}");
     }
 

@@ -49,7 +49,8 @@ pub struct RootEntry {
 pub struct Roots {
     /// The deepest first.
     pub entries: Vec<RootEntry>,
-    keeps: Vec<(PathBuf, Keep)>,
+    /// What they keep.
+    kept: Filter,
     /// Directories that hold nothing but temporary files.
     emptied: BTreeSet<PathBuf>,
     sight: Sight,
@@ -96,7 +97,7 @@ impl Roots {
         entries.sort_by_key(|entry| std::cmp::Reverse(entry.source.components().count()));
         Roots {
             entries,
-            keeps,
+            kept: Filter::of(keeps),
             emptied,
             sight,
         }
@@ -135,7 +136,7 @@ impl Roots {
             // Galera's cache of write sets, which it writes through a mapping for as long as it runs, and makes anew where it is missing.
             patterns.extend(["/galera.cache", "/gcache.page.*"].map(String::from));
         }
-        let mut filter = Filter::new(self.keeps.clone(), &patterns)?;
+        let mut filter = self.kept.clone().without(&patterns)?;
         let datadir = self.datadir();
         filter.leave_out_name("lost+found");
         // The DDL log of a backup that is running: this one's.
@@ -175,7 +176,7 @@ impl Roots {
 
     /// True if `path` is part of the backup, as far as roots and what they keep decide it.
     pub fn takes(&self, path: &Path) -> bool {
-        Filter::new(self.keeps.clone(), &[]).is_ok_and(|filter| !filter.leaves_out(path))
+        !self.kept.leaves_out(path)
     }
 
     /// Fails if a link or a tablespace link file, each given with the absolute path that it leads to, leads to what the roots don't take: it was

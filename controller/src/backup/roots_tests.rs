@@ -126,6 +126,27 @@ fn a_directory_that_is_taken_whole_is_known_for_what_lies_in_it() {
 }
 
 #[test]
+fn where_the_appliers_are_is_taken_from_elsewhere() {
+    let server = Server::new(&["data", "far"]);
+    let (datadir, info) = (server.text("data"), server.text("far/applier.info"));
+    let variables = Variables::from([
+        ("datadir", datadir.as_str()),
+        ("relay_log_info_file", info.as_str()),
+    ]);
+    let roots = found(&variables, &[]);
+    let expected = [("data", "data"), ("external/0", "far")];
+    assert_eq!(server.places(&roots), pairs(&expected));
+    for (name, is_taken) in [
+        ("applier.info", true),
+        ("applier-one.info", true),
+        ("applier.info.old", false),
+        ("other", false),
+    ] {
+        assert_eq!(roots.takes(&server.path("far").join(name)), is_taken);
+    }
+}
+
+#[test]
 fn a_database_keeps_its_name_in_a_data_directory_elsewhere() {
     let server = Server::new(&["data/db", "far/db", "far/foreign"]);
     let datadir = server.text("data");

@@ -67,6 +67,7 @@ const PATHS: &[&str] = &[
     "rocksdb_wal_dir",
     "tokudb_data_dir",
     "tokudb_log_dir",
+    "relay_log_info_file",
 ];
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -31,6 +31,8 @@ use crate::system;
 pub const OPTIONS_NAME: &str = "hotmirror_replica.cnf";
 /// What SET PERSIST writes.
 const PERSISTED_NAME: &str = "mysqld-auto.cnf";
+/// MySQL's server uuid.
+const UUID_NAME: &str = "auto.cnf";
 const SOCKET_NAME: &str = "mysqld.sock";
 const LOG_NAME: &str = "hotmirror_replica.err";
 
@@ -75,8 +77,9 @@ impl Identity {
         manifest: &Manifest,
         destinations: &[Destination],
     ) -> Result<(), Failure> {
-        let settings = self.settings(manifest, destinations);
+        let mut settings = self.settings(manifest, destinations);
         let paths = [
+            settings.paths.remove("relay_log_info_file"),
             settings.log_bin,
             settings.log_bin_index,
             settings.relay_log,
@@ -108,6 +111,13 @@ impl Identity {
                 "What SET PERSIST has set on the source is in {}",
                 aside.display()
             );
+        }
+        // A backup that an older version prepared has the uuid of that server, which all that is made of it would share.
+        let uuid = self.data_dir.join(UUID_NAME);
+        if let Err(error) = std::fs::remove_file(&uuid)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(FileError::at("remove", &uuid)(error).into());
         }
         let text = self.option_file(manifest, destinations, owner(&self.data_dir));
         let written = write_options(self, &text);

@@ -2,6 +2,12 @@
 //!
 //! What makes it right: the start is the position of the cut. A replica of the server that was backed up starts from the end of that server's binlog in the
 //! backup; a sibling of it starts where its appliers were, each channel by its own file and offset or GTID set.
+//!
+//! A sibling's GTID set holds the server's own transactions, too, since the copy does. A source that replicates from that server, as in a ring, has them in its binlog; the
+//! server itself leaves out what comes back to it, by its server id, but the sibling has another one and would apply them again. MySQL's gtid_executed is of all that was
+//! executed; MariaDB's gtid_slave_pos is of the appliers alone, and has what came back to them, but not what is still under way. What a channel tells is gtid_current_pos. In
+//! a domain of the server's own it is exactly what the copy has; where several servers write one domain, a sequence number that is later comes behind everything that
+//! the server had applied of it. A replica of the server itself reads the very binlog whose end the position is, so for that gtid_binlog_pos is right.
 
 use std::collections::BTreeMap;
 
@@ -118,11 +124,7 @@ fn of_sibling(manifest: &Manifest, wishes: &Wishes) -> Result<Plan, ReplicaError
     }
     let gtid_set = match (manifest.server.version.flavor, &manifest.position) {
         // What was applied from elsewhere is not in this server's own binlog unless it is told to be.
-        (Flavor::MariaDb, Some(position)) => match position.held() {
-            Some(held) => held.to_string(),
-            None => first.gtid_set.clone(),
-        },
-        (_, None) => first.gtid_set.clone(),
+        (Flavor::MariaDb, _) | (_, None) => first.gtid_set.clone(),
         (_, Some(position)) => gtid_set(manifest, position),
     };
     Ok(Plan {
@@ -162,13 +164,10 @@ fn has_gtids(manifest: &Manifest, position: &Position) -> bool {
     manifest.server.version.flavor == Flavor::MariaDb || position.gtid_mode == "ON"
 }
 
-/// What the copy holds, also where the source of its GTIDs is on the way to or from using them for everything. Before MySQL 8.0 it can't be told with OFF.
+/// On the way to or from GTIDs (OFF_PERMISSIVE, ON_PERMISSIVE) some transactions have one: those that the copy has must not come again when there are only such.
 fn gtid_set(manifest: &Manifest, position: &Position) -> String {
-    let is_permissive = matches!(
-        position.gtid_mode.as_str(),
-        "ON_PERMISSIVE" | "OFF_PERMISSIVE"
-    );
-    match has_gtids(manifest, position) || is_permissive {
+    let keeps_gtids = has_gtids(manifest, position) || position.gtid_mode.ends_with("_PERMISSIVE");
+    match keeps_gtids {
         true => position.gtid_set.clone(),
         false => String::new(),
     }

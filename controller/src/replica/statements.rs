@@ -41,10 +41,10 @@ impl Words {
     pub fn of(version: &Version) -> Words {
         Words {
             flavor: version.flavor,
-            replica: version.has_replicas(),
+            replica: version.says_replica(),
             change_source: version.has_change_source(),
-            reset_binlogs: version.is_mysql_since((8, 2, 0)),
-            named_channels: version.is_mysql_since((5, 7, 6)),
+            reset_binlogs: version.says_binary_log(),
+            named_channels: version.has_named_channels(),
             public_key: version.is_mysql_since((8, 0, 4)),
         }
     }

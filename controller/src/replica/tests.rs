@@ -6,6 +6,7 @@ use super::*;
 use crate::args::low::{Of, StartAt};
 use crate::backup::roots::{Role, RootEntry};
 use crate::server::{Channel, Coordinates, Flavor, Position, Version};
+use plan::Start;
 
 fn manifest(flavor: Flavor, numbers: (u32, u32, u32)) -> Manifest {
     let mut manifest = restore::tests::manifest(std::path::Path::new("/"), Vec::new());
@@ -94,39 +95,19 @@ fn a_sibling_of_a_mariadb_follows_each_channel_as_it_did() {
 }
 
 #[test]
-fn a_sibling_in_a_ring_has_what_the_server_wrote_itself() {
-    let mut manifest = manifest(Flavor::MariaDb, (10, 11, 1));
-    let variables = &mut manifest.position.as_mut().unwrap().gtid_variables;
-    for (name, value) in [
-        ("gtid_slave_pos", "0-9-7,1-8-3"),
-        ("gtid_current_pos", "0-9-7,1-8-3,2-1-12"),
-    ] {
-        variables.push((name.into(), value.into()));
-    }
-    let kept = Wishes {
-        of: Of::Sibling,
-        ..Wishes::default()
-    };
-    assert_eq!(
-        statements(&manifest, &kept)[1],
-        "SET GLOBAL gtid_slave_pos = '0-9-7,1-8-3,2-1-12'"
-    );
-}
-
-#[test]
-fn what_a_mysql_holds_is_told_whenever_it_has_gtids() {
+fn what_a_mysql_has_on_its_way_to_gtids_is_purged_and_does_not_decide_where_to_start() {
     let mut manifest = manifest(Flavor::MySql, (9, 7, 4));
-    for (mode, told) in [
-        ("ON", true),
-        ("ON_PERMISSIVE", true),
-        ("OFF_PERMISSIVE", true),
-        ("OFF", false),
+    manifest.channels.remove(0);
+    for (mode, set) in [
+        ("OFF", ""),
+        ("OFF_PERMISSIVE", "u:1-42"),
+        ("ON_PERMISSIVE", "u:1-42"),
     ] {
         manifest.position.as_mut().unwrap().gtid_mode = mode.into();
         for of in [Of::Source, Of::Sibling] {
-            let statements = statements(&manifest, &wishes(of));
-            let purged = "SET GLOBAL gtid_purged = 'u:1-42'".to_string();
-            assert_eq!(statements.contains(&purged), told, "{mode}");
+            let plan = Plan::new(&manifest, &wishes(of)).unwrap();
+            assert_eq!(plan.gtid_set, set, "{mode}");
+            assert!(matches!(plan.follow[0].start, Start::At(_)), "{mode}");
         }
     }
 }
@@ -303,11 +284,35 @@ fn logs_and_sockets_of_another_server_are_left_alone() {
     std::fs::write(at("logs/bin.000001"), "").unwrap();
     let message = refused(&[]).unwrap();
     assert!(message.contains("bin.000001 is there already"), "{message}");
+    let mut appliers = manifest.clone();
+    appliers.server.settings.log_bin = None;
+    let paths = &mut appliers.server.settings.paths;
+    let info = at("logs/relay.info");
+    paths.insert("relay_log_info_file".into(), info.display().to_string());
+    assert!(identity.check_free(&appliers, &[]).is_ok());
+    std::fs::write(&info, "").unwrap();
+    assert!(identity.check_free(&appliers, &[]).is_err());
     let elsewhere = destination("external/0", Role::Binlog, at("logs"), &at("new"));
     assert_eq!(refused(std::slice::from_ref(&elsewhere)), None);
     let _listener = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
     let message = refused(&[elsewhere]).unwrap();
     assert!(message.contains("listens at"), "{message}");
+}
+
+#[test]
+fn what_makes_a_server_the_one_that_was_backed_up_is_put_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let manifest = manifest(Flavor::MySql, (9, 7, 0));
+    for name in ["auto.cnf", "mysqld-auto.cnf"] {
+        std::fs::write(dir.path().join(name), "").unwrap();
+    }
+    // Root gives the option file to the owner of the directory: whoever runs the test.
+    let identity = identity_in(dir.path());
+    identity.settle(&manifest, &[]).unwrap();
+    assert!(!dir.path().join("auto.cnf").exists());
+    assert!(!dir.path().join("mysqld-auto.cnf").exists());
+    assert!(dir.path().join("mysqld-auto.cnf.source").exists());
+    identity.settle(&manifest, &[]).unwrap();
 }
 
 #[test]

@@ -66,12 +66,16 @@ pub struct Order<'o> {
 
 pub fn run(args: &RestoreArgs) -> Result<(), Failure> {
     let cancel = Cancel::on_signals().map_err(InstanceError::Begin)?;
-    restore(args, &cancel)?;
+    let manifest = restore(args, &cancel)?;
+    for line in relay_log_advice(&manifest) {
+        say!("{line}");
+    }
     say!("completed OK!");
     Ok(())
 }
 
-pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<(), Failure> {
+/// Gives the manifest, which a backup whose files were moved has no more.
+pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<Manifest, Failure> {
     let backup = absolute(args.from.clone());
     let _use = match args.way.move_back {
         true => Use::exclusive(&backup)?,
@@ -109,7 +113,22 @@ pub fn restore(args: &RestoreArgs, cancel: &Arc<Cancel>) -> Result<(), Failure> 
         );
     }
     tell_of_directories(&order);
-    Ok(())
+    Ok(manifest)
+}
+
+/// The relay logs end wherever the receiver was, and its own position is written apart from them. With GTIDs it asks for what the appliers lack, with
+/// file and offset only if it is told to begin where they are.
+fn relay_log_advice(manifest: &Manifest) -> impl Iterator<Item = String> {
+    let by_offset = manifest
+        .channels
+        .iter()
+        .filter(|channel| !channel.auto_position);
+    by_offset.map(|channel| {
+        format!(
+            "Channel {:?} replicates by file and offset: set relay_log_recovery=ON before the server starts, and it goes on at {}:{}",
+            channel.name, channel.source_log_file, channel.exec_source_log_pos
+        )
+    })
 }
 
 /// MySQL looks for tablespaces elsewhere only where its settings say.

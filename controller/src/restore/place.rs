@@ -8,6 +8,8 @@ use std::fs::Permissions;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use hotmirror::target::rename_to_new;
+
 use super::RestoreError;
 use crate::args::{UsageError, absolute};
 use crate::backup::roots::{EXTERNAL_PLACE, Role, RootEntry};
@@ -164,8 +166,7 @@ impl Stages {
             names.sort_by_key(|name| rank(name));
             for name in names {
                 let to = directory.join(&name);
-                hotmirror::target::rename_to_new(&stage.join(&name), &to)
-                    .map_err(FileError::at("rename to", &to))?;
+                rename_to_new(&stage.join(&name), &to).map_err(FileError::at("rename to", &to))?;
             }
             if self.made.contains(directory) || *directory == self.data {
                 adopt(stage, directory)?;

@@ -12,7 +12,7 @@ use crate::backup::settings::Settings;
 use crate::backup::spellings::Spellings;
 use crate::files;
 use crate::manifest::{BinlogEntry, Prepared, ServerEntry};
-use crate::server::{Flavor, Version};
+use crate::server::{Channel, Flavor, Version};
 
 /// A backup with a data directory and one external root, of a server that was in `old`.
 struct Fixture {
@@ -175,6 +175,44 @@ fn an_external_name_that_exists_is_not_overwritten() {
         b"mine"
     );
     assert!(!fixture.path("new/data").exists());
+}
+
+#[test]
+fn a_name_that_comes_while_a_restore_runs_is_not_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = RootEntry {
+        place: "external/0".into(),
+        source: "/old".into(),
+        roles: vec![Role::Binlog],
+    };
+    let destination = Destination::new(&root, dir.path().into());
+    let stages = place::Stages::make(std::slice::from_ref(&destination)).unwrap();
+    std::fs::write(destination.stage.join("bin.000001"), "backup").unwrap();
+    let name = dir.path().join("bin.000001");
+    std::fs::write(&name, "server").unwrap();
+    let error = stages.publish().unwrap_err().to_string();
+    assert!(error.contains("bin.000001"), "{error}");
+    assert_eq!(std::fs::read(&name).unwrap(), b"server");
+}
+
+#[test]
+fn channels_by_file_and_offset_are_told_to_begin_anew() {
+    let mut manifest = manifest(Path::new("/"), Vec::new());
+    let channel = |name: &str, auto_position| Channel {
+        name: name.into(),
+        source_log_file: "up.000007".into(),
+        exec_source_log_pos: 573,
+        auto_position,
+        ..Channel::default()
+    };
+    manifest.channels = vec![channel("one", true), channel("two", false)];
+    let advice: Vec<String> = relay_log_advice(&manifest).collect();
+    assert_eq!(
+        advice,
+        [
+            "Channel \"two\" replicates by file and offset: set relay_log_recovery=ON before the server starts, and it goes on at up.000007:573"
+        ]
+    );
 }
 
 #[test]

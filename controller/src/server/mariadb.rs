@@ -261,6 +261,7 @@ fn channel(row: &Row) -> Channel {
         source_log_file: text("Relay_Master_Log_File"),
         exec_source_log_pos: text("Exec_Master_Log_Pos").parse().unwrap_or(0),
         relay_log_file: text("Relay_Log_File"),
+        // Not the variable of that name: this is gtid_current_pos, in which the server's own transactions are.
         gtid_set: text("Gtid_Slave_Pos"),
         auto_position: !matches!(row.get("Using_Gtid"), None | Some("No" | "")),
         applier_running: row.get("Slave_SQL_Running") == Some("Yes"),

@@ -19,9 +19,9 @@ pub struct Words {
 impl Words {
     pub fn of(version: &Version) -> Words {
         let is_since = |numbers| version.numbers >= numbers;
-        let replica = version.has_replicas();
+        let replica = version.says_replica();
         Words {
-            coordinates: match is_since((8, 2, 0)) {
+            coordinates: match version.says_binary_log() {
                 true => "SHOW BINARY LOG STATUS",
                 false => "SHOW MASTER STATUS",
             },
@@ -34,7 +34,7 @@ impl Words {
                 false => "SHOW GLOBAL STATUS LIKE 'Slave_open_temp_tables'",
             },
             noun: if replica { "REPLICA" } else { "SLAVE" },
-            named_channels: is_since((5, 7, 6)),
+            named_channels: version.has_named_channels(),
             groups: is_since((5, 7, 17)),
         }
     }

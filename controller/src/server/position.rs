@@ -34,16 +34,6 @@ pub struct Position {
     pub gtid_variables: Vec<(String, String)>,
 }
 
-impl Position {
-    /// What a MariaDB server holds of all domains: what its appliers have applied, and what it has written itself. In a ring the sources have that from this server
-    /// and would give it to a copy once more, which is another server to them.
-    pub fn held(&self) -> Option<&str> {
-        let mut variables = self.gtid_variables.iter();
-        let (_, held) = variables.find(|(name, _)| name == "gtid_current_pos")?;
-        (!held.is_empty()).then_some(held)
-    }
-}
-
 /// One source that this server replicates from.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channel {

@@ -74,9 +74,18 @@ impl Version {
         self.flavor != Flavor::MariaDb && self.numbers >= numbers
     }
 
-    /// REPLICA instead of SLAVE.
-    pub fn has_replicas(&self) -> bool {
+    /// REPLICA instead of SLAVE in statements, and SOURCE instead of MASTER in what they tell.
+    pub fn says_replica(&self) -> bool {
         self.is_mysql_since((8, 0, 22))
+    }
+
+    /// BINARY LOG STATUS and RESET BINARY LOGS instead of MASTER STATUS and RESET MASTER.
+    pub fn says_binary_log(&self) -> bool {
+        self.is_mysql_since((8, 2, 0))
+    }
+
+    pub fn has_named_channels(&self) -> bool {
+        self.is_mysql_since((5, 7, 6))
     }
 
     /// CHANGE REPLICATION SOURCE instead of CHANGE MASTER, a version later than other statements say REPLICA.
