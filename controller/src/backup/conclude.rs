@@ -61,7 +61,10 @@ pub fn conclude(
         &outcome.readings,
     )?;
     let libraries = server.dialect.plugin_libraries(server.client.as_mut())?;
-    let settings = Settings::of(&server.variables, libraries);
+    let early = server
+        .dialect
+        .early_plugin_libraries(server.client.as_mut())?;
+    let settings = Settings::of(&server.variables, libraries, early);
     let mut readings = outcome.readings;
     if server.plan.position == PositionFrom::Nowhere {
         // Read beside the cut: what a running applier had done by then is not what the backup has.

@@ -44,6 +44,12 @@ const FORMAT: &[&str] = &[
     "file_key_management_encryption_algorithm",
     "keyring_file_data",
     "keyring_encrypted_file_data",
+    "keyring_vault_config",
+    "keyring_okv_conf_dir",
+    "keyring_aws_conf_file",
+    "keyring_aws_data_file",
+    "keyring_aws_cmk_id",
+    "keyring_aws_region",
     "plugin_maturity",
 ];
 
@@ -84,10 +90,17 @@ pub struct Settings {
     pub relay_log_index: Option<String>,
     /// Libraries of engines and key stores.
     pub plugin_libraries: Vec<String>,
+    /// Those that are loaded before the engines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub early_plugin_libraries: Vec<String>,
 }
 
 impl Settings {
-    pub fn of(variables: &Variables, plugin_libraries: Vec<String>) -> Settings {
+    pub fn of(
+        variables: &Variables,
+        plugin_libraries: Vec<String>,
+        early_plugin_libraries: Vec<String>,
+    ) -> Settings {
         let take = |names: &'static [&str]| {
             names.iter().filter_map(|name| {
                 let value = variables.get(name).filter(|value| !value.is_empty())?;
@@ -114,6 +127,7 @@ impl Settings {
             relay_log: variables.path("relay_log_basename").map(shown),
             relay_log_index: index("relay_log_basename", "relay_log_index"),
             plugin_libraries,
+            early_plugin_libraries,
         }
     }
 
@@ -143,6 +157,11 @@ impl Settings {
             if let Some(value) = value {
                 let _ = writeln!(text, "{name} = {}", option_value(value));
             }
+        }
+        if !self.early_plugin_libraries.is_empty() {
+            // There is no option that adds to it.
+            let libraries = self.early_plugin_libraries.join(";");
+            let _ = writeln!(text, "early_plugin_load = {}", option_value(&libraries));
         }
         for library in &self.plugin_libraries {
             let _ = writeln!(text, "plugin_load_add = {}", option_value(library));
@@ -197,12 +216,14 @@ mod tests {
             ("log_bin_index", "/nowhere/mysql/bin.index"),
             ("unrelated", "x"),
         ]);
-        let settings = Settings::of(&variables, vec!["ha_rocksdb.so".into()]);
+        let keyrings = vec!["keyring_file.so".into(), "keyring_vault.so".into()];
+        let settings = Settings::of(&variables, vec!["ha_rocksdb.so".into()], keyrings);
         assert_eq!(
             settings.option_file(true),
             "# Settings of the server that was backed up\n[mysqld]\nloose_innodb_page_size = 16384\n\
              loose_datadir = \"/nowhere/my sql/\"\nloose_innodb_log_group_home_dir = ./\n\
-             log_bin = /nowhere/mysql/bin\nplugin_load_add = ha_rocksdb.so\n"
+             log_bin = /nowhere/mysql/bin\nearly_plugin_load = keyring_file.so;keyring_vault.so\n\
+             plugin_load_add = ha_rocksdb.so\n"
         );
     }
 
@@ -227,7 +248,7 @@ mod tests {
             ("relay_log_basename", &at("near/relay")),
             ("relay_log_index", &at("near/relay.index")),
         ]);
-        let settings = Settings::of(&variables, Vec::new());
+        let settings = Settings::of(&variables, Vec::new(), Vec::new());
         assert_eq!(settings.paths["datadir"], at("real"));
         assert_eq!(settings.paths["innodb_undo_directory"], at("far"));
         assert_eq!(settings.paths["plugin_dir"], at("near"));

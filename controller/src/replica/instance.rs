@@ -154,6 +154,10 @@ impl Identity {
             "file_key_management_filename",
             "keyring_file_data",
             "keyring_encrypted_file_data",
+            "keyring_vault_config",
+            "keyring_okv_conf_dir",
+            "keyring_aws_conf_file",
+            "keyring_aws_data_file",
         ] {
             if let Some(path) = format.get_mut(name) {
                 *path = now(path);

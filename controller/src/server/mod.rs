@@ -202,6 +202,11 @@ pub trait Dialect {
 
     /// Libraries of engines and key stores, which a copy needs to start.
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError>;
+
+    /// Those of them that must be there before the engines are: the keyring plugins of MySQL 5.7 to 8.3.
+    fn early_plugin_libraries(&self, _: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
+        Ok(Vec::new())
+    }
 }
 
 /// The dialect of the server behind `client`.

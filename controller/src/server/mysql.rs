@@ -38,8 +38,6 @@ pub const FTWRL: LockPlan = LockPlan {
 
 const TABLESPACES: &str = "SELECT FILE_NAME FROM information_schema.FILES \
     WHERE FILE_TYPE IN ('TABLESPACE', 'UNDO LOG')";
-const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
-    WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'STORAGE ENGINE'";
 const KEY_FILES: &str = "SELECT STATUS_VALUE FROM performance_schema.keyring_component_status \
     WHERE STATUS_KEY = 'Data_file'";
 
@@ -209,7 +207,14 @@ impl Dialect for MySql {
     }
 
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
-        read::first_column(client, PLUGINS)
+        read::first_column(client, mysql5::ENGINES)
+    }
+
+    fn early_plugin_libraries(
+        &self,
+        client: &mut dyn ServerClient,
+    ) -> Result<Vec<String>, ClientError> {
+        read::first_column(client, mysql5::KEYRINGS)
     }
 }
 

@@ -27,8 +27,11 @@ pub const NO_LOCK: LockPlan = LockPlan {
 /// But for the files of temporary tables, which 5.6 lists too: `#sql` and three numbers, where others have a dash behind it.
 pub const DATAFILES: &str = "SELECT PATH FROM information_schema.INNODB_SYS_DATAFILES \
     WHERE PATH NOT REGEXP '/#sql[0-9a-f]+_[0-9a-f]+_[0-9a-f]+[.]ibd$'";
-const PLUGINS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
+/// Libraries of engines, and of key stores that are plugins.
+pub const ENGINES: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
     WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'STORAGE ENGINE'";
+pub const KEYRINGS: &str = "SELECT DISTINCT PLUGIN_LIBRARY FROM information_schema.PLUGINS \
+    WHERE PLUGIN_LIBRARY IS NOT NULL AND PLUGIN_STATUS = 'ACTIVE' AND PLUGIN_TYPE = 'KEYRING'";
 /// There while the plugins are, which came with 5.7.11 and went with 8.4.
 pub const KEYRING_FILES: &str = "SHOW GLOBAL VARIABLES \
     WHERE Variable_name IN ('keyring_file_data', 'keyring_encrypted_file_data')";
@@ -140,7 +143,14 @@ impl Dialect for MySql5 {
     }
 
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
-        read::first_column(client, PLUGINS)
+        read::first_column(client, ENGINES)
+    }
+
+    fn early_plugin_libraries(
+        &self,
+        client: &mut dyn ServerClient,
+    ) -> Result<Vec<String>, ClientError> {
+        read::first_column(client, KEYRINGS)
     }
 }
 
@@ -149,6 +159,7 @@ mod tests {
     use super::*;
     use crate::client::scripted::ScriptedClient;
     use crate::server::Flavor;
+    use crate::server::mysql::MySql;
     use crate::server::percona::Percona;
 
     #[test]
@@ -162,6 +173,20 @@ mod tests {
             let client = ScriptedClient::new().done(DATAFILES);
             let mut client = client.rows(KEYRING_FILES, columns, &[row, unset]);
             assert_eq!(dialect.data_files(&mut client).unwrap(), ["/keys/keyring"]);
+            client.finish();
+        }
+    }
+
+    #[test]
+    fn a_keyring_plugin_is_loaded_before_the_engines() {
+        let mysql5 = MySql5::new(Version::plain(Flavor::MySql, (5, 7, 44)));
+        let percona = Percona::new(Version::plain(Flavor::Percona, (5, 7, 44)));
+        let mysql = MySql::new(Version::plain(Flavor::MySql, (8, 0, 36)));
+        for dialect in [&mysql5 as &dyn Dialect, &percona, &mysql] {
+            let row: &[&str] = &["keyring_file.so"];
+            let mut client = ScriptedClient::new().rows(KEYRINGS, &["PLUGIN_LIBRARY"], &[row]);
+            let libraries = dialect.early_plugin_libraries(&mut client).unwrap();
+            assert_eq!(libraries, ["keyring_file.so"]);
             client.finish();
         }
     }

@@ -153,6 +153,13 @@ impl Dialect for Percona {
     fn plugin_libraries(&self, client: &mut dyn ServerClient) -> Result<Vec<String>, ClientError> {
         self.base.plugin_libraries(client)
     }
+
+    fn early_plugin_libraries(
+        &self,
+        client: &mut dyn ServerClient,
+    ) -> Result<Vec<String>, ClientError> {
+        self.base.early_plugin_libraries(client)
+    }
 }
 
 #[cfg(test)]
