@@ -294,10 +294,15 @@ impl Catalog {
         mapped.find(|file| self.files.contains_key(file))
     }
 
-    /// Notes that nothing is mapped for writing any more: what was has to be copied once more, whenever it was copied before. A store to a page that is
+    /// Takes out what [`Catalog::note_mapped`] noted, for a look at what is mapped by then.
+    pub fn take_mapped(&mut self) -> HashSet<FileId> {
+        std::mem::take(&mut self.mapped)
+    }
+
+    /// Notes that `files` are mapped for writing no more: they have to be copied once more, whenever they were copied before. A store to a page that is
     /// still to be written changes not even the file's times.
-    pub fn note_unmapped(&mut self) {
-        for file in std::mem::take(&mut self.mapped) {
+    pub fn note_unmapped(&mut self, files: HashSet<FileId>) {
+        for file in files {
             self.note_data(file, WHOLE);
         }
     }
@@ -342,7 +347,7 @@ impl Catalog {
             }
             Record::Link { file, path } => {
                 let path = self.in_scope(path)?;
-                self.bind(path, file);
+                self.bind_from_outside(path, file);
                 None
             }
             Record::Symlink { path, target, .. } => {
@@ -409,6 +414,15 @@ impl Catalog {
         self.names.insert(path.into(), Node::File(file));
     }
 
+    /// The same, of a file that may have come from outside. One that is not known is all dirty; one that a scan saw there may be taken for another whose inode
+    /// it got, where the file system keeps no time of birth.
+    fn bind_from_outside(&mut self, path: PathBuf, file: FileId) {
+        if self.name(&path) == Some(&Node::File(file)) {
+            self.state_or_new(file).dirty.insert(WHOLE);
+        }
+        self.bind(path, file);
+    }
+
     /// Lets `path` mean nothing.
     fn unbind(&mut self, path: &Path) {
         if let Some(Node::File(file)) = self.names.remove(path.as_os_str()) {
@@ -442,7 +456,7 @@ impl Catalog {
     fn rename(&mut self, file: FileId, from: &Path, to: &Path, exchange: bool, directory: bool) {
         let (from_in, to_in) = (self.scope.contains(from), self.scope.contains(to));
         self.stats.name_records += u64::from(from_in || to_in);
-        if exchange {
+        if exchange && (from_in || to_in) {
             return self.exchange(from, to, from_in && to_in);
         }
         if directory {
@@ -463,8 +477,10 @@ impl Catalog {
                         // Seen by a scan, it may be this very link, or a file that took its place.
                         self.ask_for_scan(format!("{} was a symbolic link", to.display()));
                     }
-                    // A file from outside is not known, hence all dirty.
-                    self.bind(to.into(), file);
+                    match from_in {
+                        true => self.bind(to.into(), file),
+                        false => self.bind_from_outside(to.into(), file),
+                    }
                     if from_in {
                         self.unbind(from);
                     }
@@ -550,13 +566,18 @@ impl Catalog {
         if let Record::Rename {
             directory: true,
             from,
+            to,
             ..
         }
         | Record::Rename {
             exchange: true,
             from,
+            to,
             ..
         } = *record
+            && [from, to]
+                .iter()
+                .any(|path| self.scope.meets(path_of(path)))
         {
             self.ask_for_scan(format!(
                 "{} was renamed during a scan",

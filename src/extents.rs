@@ -5,18 +5,26 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use roaring::RoaringBitmap;
+
 /// The range of a whole file, whatever its length.
 pub const WHOLE: Range<u64> = 0..u64::MAX;
 
-/// Ranges kept exactly; beyond, neighbours are merged.
-const RANGE_COUNT_MAX: usize = 32_768;
+/// Ranges kept exactly, in some 120 KiB; beyond, they become blocks.
+const RANGE_COUNT_MAX: usize = 4096;
+/// InnoDB's page.
+const BLOCK_LEN: u64 = 16 << 10;
+/// Of more blocks, a file has only where it is written: 64 TiB.
+const BLOCKS_END: u64 = BLOCK_LEN << 32;
 
-/// Many files are wholly dirty at once, at the begin: that takes no memory of its own.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Extents {
+    /// Many files are wholly dirty at once, at the begin: that takes no memory of its own.
     Whole,
     /// Disjoint, non-adjacent ranges, by start.
     Ranges(BTreeMap<u64, u64>),
+    /// Of a file with changes all over.
+    Blocks(Blocks),
 }
 
 impl Default for Extents {
@@ -32,29 +40,24 @@ impl Extents {
 
     /// Adds `range`, merging it with what it overlaps or touches.
     pub fn insert(&mut self, range: Range<u64>) {
-        let Extents::Ranges(ranges) = self else {
-            return;
-        };
         if range.is_empty() {
             return;
         }
-        let (mut start, mut end) = (range.start, range.end);
-        // Candidates begin at or before `end`; going backwards, the first one that ends before `start` is the last to look at.
-        while let Some((&near_start, &near_end)) = ranges.range(..=end).next_back() {
-            if near_end < start {
-                break;
-            }
-            ranges.remove(&near_start);
-            start = start.min(near_start);
-            end = end.max(near_end);
-        }
-        if (start..end) == WHOLE {
+        if range == WHOLE {
             *self = Extents::Whole;
             return;
         }
-        ranges.insert(start, end);
-        if ranges.len() > RANGE_COUNT_MAX {
-            coarsen(ranges);
+        match self {
+            Extents::Whole => {}
+            Extents::Blocks(blocks) => blocks.insert(range),
+            Extents::Ranges(ranges) => {
+                let merged = insert(ranges, range);
+                if merged == WHOLE {
+                    *self = Extents::Whole;
+                } else if ranges.len() > RANGE_COUNT_MAX {
+                    *self = Extents::Blocks(Blocks::of(ranges));
+                }
+            }
         }
     }
 
@@ -69,15 +72,13 @@ impl Extents {
         std::mem::take(self)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
-        let (whole, ranges) = match self {
-            Extents::Whole => (Some(WHOLE), None),
-            Extents::Ranges(ranges) => (None, Some(ranges)),
-        };
-        let ranges = ranges.into_iter().flatten();
-        whole
-            .into_iter()
-            .chain(ranges.map(|(&start, &end)| start..end))
+    /// Disjoint, non-adjacent, by start.
+    pub fn iter(&self) -> Box<dyn Iterator<Item = Range<u64>> + '_> {
+        match self {
+            Extents::Whole => Box::new(std::iter::once(WHOLE)),
+            Extents::Ranges(ranges) => Box::new(ranges.iter().map(|(&start, &end)| start..end)),
+            Extents::Blocks(blocks) => Box::new(blocks.iter()),
+        }
     }
 
     /// Where the last range ends; 0 if there is none.
@@ -85,6 +86,7 @@ impl Extents {
         match self {
             Extents::Whole => WHOLE.end,
             Extents::Ranges(ranges) => ranges.last_key_value().map_or(0, |(_, &end)| end),
+            Extents::Blocks(blocks) => blocks.end(),
         }
     }
 
@@ -95,34 +97,92 @@ impl Extents {
             .sum()
     }
 
-    /// Closes gaps of at most `gap` bytes: one longer copy is cheaper than two short ones.
-    pub fn merge_gaps(&mut self, gap: u64) {
-        if let Extents::Ranges(ranges) = self {
-            merge_gaps(ranges, gap);
-        }
+    /// The ranges with gaps of at most `gap` bytes closed: one longer copy is cheaper than two short ones.
+    pub fn without_gaps(&self, gap: u64) -> impl Iterator<Item = Range<u64>> + '_ {
+        let mut ranges = self.iter().peekable();
+        std::iter::from_fn(move || {
+            let mut merged = ranges.next()?;
+            while let Some(next) = ranges.next_if(|next| next.start - merged.end <= gap) {
+                merged.end = next.end;
+            }
+            Some(merged)
+        })
     }
 }
 
-fn merge_gaps(ranges: &mut BTreeMap<u64, u64>, gap: u64) {
-    let mut merged: BTreeMap<u64, u64> = BTreeMap::new();
-    for (start, end) in std::mem::take(ranges) {
-        match merged.last_entry() {
-            Some(mut last) if start - *last.get() <= gap => {
-                last.insert(end);
-            }
-            _ => {
-                merged.insert(start, end);
-            }
+/// Gives the range that `range` became.
+fn insert(ranges: &mut BTreeMap<u64, u64>, range: Range<u64>) -> Range<u64> {
+    let (mut start, mut end) = (range.start, range.end);
+    // Candidates begin at or before `end`; going backwards, the first one that ends before `start` is the last to look at.
+    while let Some((&near_start, &near_end)) = ranges.range(..=end).next_back() {
+        if near_end < start {
+            break;
         }
+        ranges.remove(&near_start);
+        start = start.min(near_start);
+        end = end.max(near_end);
     }
-    *ranges = merged;
+    ranges.insert(start, end);
+    start..end
 }
 
-fn coarsen(ranges: &mut BTreeMap<u64, u64>) {
-    let mut gap = 64 << 10;
-    while ranges.len() > RANGE_COUNT_MAX / 2 {
-        merge_gaps(ranges, gap);
-        gap *= 4;
+/// Ranges in whole blocks. Takes no more than 8 KiB for a GiB, and two bytes for a block of those that lie alone.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Blocks {
+    blocks: RoaringBitmap,
+    /// Everything from there on; `u64::MAX`: nothing.
+    from: u64,
+}
+
+impl Blocks {
+    fn of(ranges: &BTreeMap<u64, u64>) -> Blocks {
+        let mut blocks = Blocks {
+            blocks: RoaringBitmap::new(),
+            from: u64::MAX,
+        };
+        for (&start, &end) in ranges {
+            blocks.insert(start..end);
+        }
+        blocks
+    }
+
+    /// `range` is not empty.
+    fn insert(&mut self, range: Range<u64>) {
+        if range.end > BLOCKS_END {
+            self.from = self.from.min(range.start);
+            return;
+        }
+        let (first, last) = (range.start / BLOCK_LEN, (range.end - 1) / BLOCK_LEN);
+        self.blocks.insert_range(first as u32..=last as u32);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        let mut blocks = self.blocks.iter();
+        // The bitmap tells a run in parts.
+        let parts = std::iter::from_fn(move || {
+            let run = blocks.next_range()?;
+            let at = |block: u32| u64::from(block) * BLOCK_LEN;
+            Some(at(*run.start())..at(*run.end()) + BLOCK_LEN)
+        });
+        let from = self.from;
+        let open = (from < u64::MAX).then_some(from..u64::MAX);
+        let before = parts.take_while(move |part| part.start < from);
+        let mut parts = before.chain(open).peekable();
+        std::iter::from_fn(move || {
+            let mut run = parts.next()?;
+            while let Some(next) = parts.next_if(|next| next.start <= run.end) {
+                run.end = next.end;
+            }
+            Some(run)
+        })
+    }
+
+    fn end(&self) -> u64 {
+        match self.blocks.max() {
+            _ if self.from < u64::MAX => u64::MAX,
+            Some(last) => (u64::from(last) + 1) * BLOCK_LEN,
+            None => 0,
+        }
     }
 }
 
@@ -170,16 +230,44 @@ mod tests {
         }
 
         #[test]
-        fn merging_gaps_only_adds(
+        fn closing_gaps_only_adds(
             ranges in prop::collection::vec((0..SIZE, 0..20usize), 0..40), gap in 0..64u64
         ) {
             let exact = set(&ranges);
-            let mut merged = exact.clone();
-            merged.merge_gaps(gap);
+            let list: Vec<_> = exact.without_gaps(gap).collect();
+            let mut merged = Extents::default();
+            list.iter().for_each(|range| merged.insert(range.clone()));
             let before = covered(&exact);
             prop_assert!(covered(&merged).iter().zip(&before).all(|(now, was)| *now || !*was));
-            let list: Vec<_> = merged.iter().collect();
             prop_assert!(list.windows(2).all(|pair| pair[1].start - pair[0].end > gap));
+        }
+
+        #[test]
+        fn blocks_cover_the_blocks_of_what_was_inserted(
+            ranges in prop::collection::vec((0..SIZE as u64, 1..40u64), 0..30),
+            open in prop::option::of((0..SIZE as u64 * BLOCK_LEN, BLOCKS_END + 1..=u64::MAX)),
+        ) {
+            let mut blocks = Blocks::of(&BTreeMap::new());
+            let mut expected = [false; SIZE * 2];
+            for (block, len) in ranges {
+                // Of each block some bytes, and of the last only one.
+                let start = block * BLOCK_LEN + block % BLOCK_LEN;
+                blocks.insert(start..(block + len - 1) * BLOCK_LEN + BLOCK_LEN.min(block % BLOCK_LEN + 1));
+                expected[block as usize..(block + len) as usize].fill(true);
+            }
+            if let Some((from, end)) = open {
+                blocks.insert(from..end);
+                expected[from.div_ceil(BLOCK_LEN) as usize..].fill(true);
+                let is_in_block = !from.is_multiple_of(BLOCK_LEN);
+                prop_assert!(!is_in_block || blocks.iter().any(|range| range.contains(&from)));
+            }
+            let list: Vec<_> = blocks.iter().collect();
+            prop_assert!(list.windows(2).all(|pair| pair[0].end < pair[1].start));
+            prop_assert_eq!(blocks.end(), list.last().map_or(0, |range| range.end));
+            for (block, expected) in expected.into_iter().enumerate() {
+                let at = block as u64 * BLOCK_LEN;
+                prop_assert_eq!(list.iter().any(|range| range.contains(&at)), expected);
+            }
         }
 
         #[test]
@@ -195,20 +283,39 @@ mod tests {
     }
 
     #[test]
-    fn a_crowded_set_grows_coarser_and_stays_bounded() {
+    fn a_large_file_with_changes_all_over_is_not_mostly_dirty() {
+        const FILE_LEN: u64 = 100 << 30;
+        let (mut extents, count) = (Extents::default(), 200_000);
+        // Any odd factor scatters them.
+        let block = |index: u64| index.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (FILE_LEN / BLOCK_LEN);
+        let pages: Vec<_> = (0..count).map(|index| block(index) * BLOCK_LEN).collect();
+        for page in &pages {
+            extents.insert(*page..page + BLOCK_LEN);
+        }
+        assert!(extents.bytes(FILE_LEN) <= count * BLOCK_LEN);
+        let ranges: Vec<_> = extents.iter().collect();
+        for page in pages {
+            let next = ranges.partition_point(|range| range.start <= page);
+            assert!(ranges[next - 1].contains(&(page + BLOCK_LEN - 1)));
+        }
+        let Extents::Blocks(Blocks { blocks, .. }) = &extents else {
+            panic!("{} ranges", ranges.len());
+        };
+        assert!(blocks.serialized_size() < 1 << 20);
+    }
+
+    #[test]
+    fn a_crowded_set_may_be_cut_anywhere() {
         let mut extents = Extents::default();
-        let count = RANGE_COUNT_MAX as u64 * 3;
-        for index in 0..count {
-            extents.insert(index * 32_768..index * 32_768 + 16_384);
+        for index in 0..=RANGE_COUNT_MAX as u64 {
+            extents.insert(index * 3 * BLOCK_LEN..index * 3 * BLOCK_LEN + 1);
         }
-        assert!(extents.iter().count() <= RANGE_COUNT_MAX);
-        for index in (0..count).step_by(997) {
-            assert!(
-                extents
-                    .iter()
-                    .any(|range| range.contains(&(index * 32_768 + 16_383)))
-            );
-        }
+        assert!(matches!(extents, Extents::Blocks(_)));
+        extents.insert(BLOCK_LEN * 4..u64::MAX);
+        let ranges: Vec<_> = extents.iter().collect();
+        assert_eq!(ranges, [0..BLOCK_LEN, BLOCK_LEN * 3..u64::MAX]);
+        extents.insert(WHOLE);
+        assert_eq!(extents, Extents::Whole);
     }
 
     #[test]

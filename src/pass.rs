@@ -48,6 +48,8 @@ pub enum PassError {
 /// Where a pass takes its dirty files from and puts back what it could not copy.
 pub trait Ledger: Sync {
     fn put_back(&self, file: FileId, slot: u64, extents: Extents);
+    /// False if it was removed meanwhile, as far as the log was read.
+    fn is_known(&self, file: FileId, slot: u64) -> bool;
     /// All of the work of this file was done; `seen`: its traits before it was first read.
     fn copied(&self, work: &Work, traits: Traits, attributes: Attributes);
 }
@@ -113,8 +115,7 @@ impl Pass<'_> {
                 });
             }
             drop(receiver);
-            for mut work in work {
-                work.extents.merge_gaps(GAP_LEN);
+            for work in work {
                 if failed() || (self.copying.stop)() {
                     self.ledger.put_back(work.file, work.slot, work.extents);
                     continue;
@@ -194,7 +195,9 @@ impl Pass<'_> {
         ranges: &[Range<u64>],
     ) -> Result<Option<u64>, PassError> {
         let path = || item.work.path.clone();
-        let (source, traits, attributes) = match source::open(&item.work.path, item.work.file) {
+        let (file, slot) = (item.work.file, item.work.slot);
+        let opened = source::open(&item.work.path, file, || self.ledger.is_known(file, slot));
+        let (source, traits, attributes) = match opened {
             Ok(opened) => opened,
             Err(OpenError::Moved) => return Ok(None),
             Err(OpenError::Io(source)) => {
@@ -244,7 +247,7 @@ fn pieces(extents: &Extents, size: u64) -> Vec<Vec<Range<u64>>> {
     let mut pieces = Vec::new();
     let mut piece: Vec<Range<u64>> = Vec::new();
     let mut piece_len = 0;
-    for range in extents.iter() {
+    for range in extents.without_gaps(GAP_LEN) {
         let mut at = range.start;
         while at < range.end {
             let mut end = range.end.min(at.saturating_add(len - piece_len));
@@ -285,6 +288,9 @@ mod tests {
     impl Ledger for Book {
         fn put_back(&self, _: FileId, _: u64, extents: Extents) {
             self.back.lock().push(extents);
+        }
+        fn is_known(&self, _: FileId, _: u64) -> bool {
+            true
         }
         fn copied(&self, _: &Work, _: Traits, _: Attributes) {
             *self.copied.lock() += 1;

@@ -69,6 +69,12 @@ impl Scope {
             .all(|ancestor| !(self.exclude)(ancestor))
     }
 
+    /// True if something in scope is at `path`, below it or above it.
+    pub fn meets(&self, path: &Path) -> bool {
+        let is_above = |root: &Root| root.source.starts_with(path);
+        self.contains(path) || self.roots.iter().any(is_above)
+    }
+
     fn is_root(&self, path: &Path) -> bool {
         let path = path.as_os_str();
         self.roots
@@ -114,6 +120,8 @@ pub struct Entry {
     pub found: Found,
     pub attributes: Attributes,
     pub traits: Traits,
+    /// Bytes of its size that take room on the disk, about.
+    pub allocated: u64,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -270,6 +278,7 @@ fn entry(path: PathBuf, stat: &Statx, found: Found) -> Entry {
         found,
         attributes: attributes(stat),
         traits: traits(stat),
+        allocated: (stat.stx_blocks * 512).min(stat.stx_size),
     }
 }
 
@@ -324,13 +333,18 @@ pub enum OpenError {
 /// A file that is renamed again and again is followed so often.
 const CHASE_COUNT_MAX: u32 = 16;
 
-/// Opens `file` for reading, which was at `path` and still is in that directory.
-pub fn open(path: &Path, file: FileId) -> Result<(File, Traits, Attributes), OpenError> {
+/// Opens `file` for reading, which was at `path` and still is in that directory. One that is no longer known is not looked for, which would take as long as
+/// the directory is: of many files, most that are gone were removed, not renamed.
+pub fn open(
+    path: &Path,
+    file: FileId,
+    is_known: impl Fn() -> bool,
+) -> Result<(File, Traits, Attributes), OpenError> {
     let mut found = open_at(path, file);
     for _ in 0..CHASE_COUNT_MAX {
         // What the log says of its name may be long past by now.
-        let moved = matches!(found, Err(OpenError::Moved));
-        let Some(name) = moved.then(|| name_beside(path, file)).flatten() else {
+        let is_moved = matches!(found, Err(OpenError::Moved)) && is_known();
+        let Some(name) = is_moved.then(|| name_beside(path, file)).flatten() else {
             break;
         };
         found = open_at(&path.with_file_name(name), file);
@@ -373,4 +387,21 @@ fn open_at(path: &Path, file: FileId) -> Result<(File, Traits, Attributes), Open
         return Err(OpenError::Moved);
     }
     Ok((File::from(handle), traits(&stat), attributes(&stat)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_file_that_is_known_is_looked_for_under_another_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (before, now) = (dir.path().join("before"), dir.path().join("now"));
+        std::fs::write(&before, "x").unwrap();
+        let file = look(&before).unwrap().expect("It is there").file;
+        std::fs::rename(&before, &now).unwrap();
+        assert!(open(&before, file, || true).is_ok());
+        let gone = open(&before, file, || false);
+        assert!(matches!(gone, Err(OpenError::Moved)), "{gone:?}");
+    }
 }

@@ -63,7 +63,9 @@ impl From<SessionError> for Failure {
             SessionError::LogFull { .. } => (libc::ENOBUFS, HOTMIRROR_OVERFLOW),
             SessionError::NotConverging { .. } => (libc::EAGAIN, HOTMIRROR_UNSETTLED),
             SessionError::Unsettled { .. } => (libc::EAGAIN, HOTMIRROR_UNSETTLED),
-            SessionError::Unexplained { .. } => (libc::EAGAIN, HOTMIRROR_UNSETTLED),
+            SessionError::Unexplained { .. } | SessionError::Unwatched { .. } => {
+                (libc::EAGAIN, HOTMIRROR_UNSETTLED)
+            }
             SessionError::Link(LinkError::Busy { .. }) => (libc::EBUSY, HOTMIRROR_BUSY),
             SessionError::Link(LinkError::Grace { .. }) => (libc::ETIMEDOUT, HOTMIRROR_TIMEOUT),
             SessionError::Target(error) => return Failure::from_target(error),

@@ -138,7 +138,7 @@ impl Failure {
             Failure::Binlog(BinlogError::Client(error)) => client(error),
             Failure::Binlog(_) => ExitCode::Lost,
             Failure::Session(error) => session(error),
-            Failure::Backup(BackupError::Unsettled) => ExitCode::Lost,
+            Failure::Backup(BackupError::Unsettled { .. }) => ExitCode::Lost,
             Failure::Backup(BackupError::Info { .. }) => ExitCode::Target,
             Failure::Backup(BackupError::LockTimeout { .. }) => ExitCode::LockTimeout,
             Failure::Backup(_) => ExitCode::Internal,

@@ -185,6 +185,9 @@ fn session_hint(error: &SessionError) -> Option<&'static str> {
         SessionError::Unexplained { .. } => Some(
             "Another program writes to the server's files, or the server in a way that the library does not see",
         ),
+        SessionError::Unwatched { .. } => {
+            Some("Run the backup again: one that begins when it is mounted watches it, too")
+        }
         SessionError::ServerGone { .. } => Some("Look into the server's error log"),
         _ => None,
     }

@@ -172,6 +172,7 @@ impl Model {
                     found: Found::File,
                     attributes: Attributes::default(),
                     traits: traits(file),
+                    allocated: 0,
                 });
             }
             if let Some(op) = op {
@@ -397,4 +398,68 @@ fn a_dirty_file_is_found_whatever_else_has_no_name() {
         model.catalog.state_or_new(FileId { device: 1, inode });
     }
     assert_eq!(model.catalog.first_dirty(), Some(path(0).as_path()));
+}
+
+fn renamed<'a>(from: &'a str, to: &'a str, exchange: bool, directory: bool) -> Record<'a> {
+    Record::Rename {
+        file: FileId {
+            device: 1,
+            inode: 77,
+        },
+        from: from.as_bytes(),
+        to: to.as_bytes(),
+        replaced: None,
+        exchange,
+        directory,
+    }
+}
+
+#[test]
+fn what_is_renamed_elsewhere_asks_for_no_scan() {
+    let mut catalog = Model::new().catalog;
+    let (out, far) = ("/elsewhere/a", "/elsewhere/b");
+    for (exchange, directory) in [(true, false), (true, true), (false, true)] {
+        catalog.note_name(&renamed(out, far, exchange, directory));
+        catalog.ask_for_scan_if_moved(&renamed(out, far, exchange, directory));
+        assert_eq!(catalog.needs_scan(), None);
+    }
+    for (from, to) in [(out, "/root/a"), ("/root/a", out), ("/", "/other")] {
+        let mut catalog = Model::new().catalog;
+        catalog.ask_for_scan_if_moved(&renamed(from, to, false, true));
+        assert!(catalog.needs_scan().is_some(), "{from} to {to}");
+    }
+}
+
+#[test]
+fn a_file_that_came_from_outside_is_copied_whole_though_it_is_taken_for_another() {
+    // A file system without times of birth; the inode was another file's, which was copied.
+    let mut model = Model::new();
+    model.change(&Op::Create(0));
+    model.scan(&[]);
+    model.copy();
+    let file = id(model.names[0].expect("It was made"));
+    for record in [
+        Record::Rename {
+            file,
+            from: b"/elsewhere/x",
+            to: b"/root/0",
+            replaced: None,
+            exchange: false,
+            directory: false,
+        },
+        Record::Link {
+            file,
+            path: b"/root/0",
+        },
+    ] {
+        model
+            .catalog
+            .file_mut(file)
+            .expect("It is known")
+            .dirty
+            .take();
+        model.catalog.note_name(&record);
+        let state = model.catalog.file(file).expect("It is known");
+        assert_eq!(state.dirty, Extents::Whole);
+    }
 }

@@ -37,9 +37,8 @@ pub(super) struct Holes {
 
 impl Holes {
     pub fn of(source: &File) -> Holes {
-        let told_by = rustix::fs::fstatfs(source).map(|stat| stat.f_type as libc::c_long);
         Holes {
-            are_told: told_by.is_ok_and(|told_by| TOLD_BY.contains(&told_by)),
+            are_told: are_told(source),
             data: Cell::default(),
         }
     }
@@ -89,6 +88,24 @@ impl Holes {
     }
 }
 
+fn are_told(file: &File) -> bool {
+    let told_by = rustix::fs::fstatfs(file).map(|stat| stat.f_type as libc::c_long);
+    told_by.is_ok_and(|told_by| TOLD_BY.contains(&told_by))
+}
+
+/// Where the hole ends that is at `at` for certain: `size` if nothing comes behind it.
+pub fn hole_end(file: &File, at: u64, size: u64) -> Option<u64> {
+    if !are_told(file) {
+        return None;
+    }
+    match rustix::fs::seek(file, SeekFrom::Data(at)) {
+        Ok(data) if data == at => None,
+        Ok(data) => Some(data.min(size)),
+        Err(Errno::NXIO) => Some(size),
+        Err(_) => None,
+    }
+}
+
 /// Whether there is nothing but zeros.
 pub(super) fn is_zero(bytes: &[u8]) -> bool {
     let mut pieces = bytes.chunks(ZEROS.len());
@@ -102,8 +119,7 @@ pub fn make_hole(target: &File, range: Range<u64>) -> io::Result<()> {
     if range.is_empty() {
         return Ok(());
     }
-    // Nothing but a hole there already.
-    if let Err(Errno::NXIO) = rustix::fs::seek(target, SeekFrom::Data(range.start)) {
+    if hole_end(target, range.start, size).is_some_and(|end| end >= range.end) {
         return Ok(());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;

@@ -27,7 +27,7 @@ use crate::throttle::Throttle;
 pub use self::cache::drop_pages;
 pub(crate) use self::cache::wait_until_written;
 pub use self::depth::Disks;
-pub use self::holes::make_hole;
+pub use self::holes::{hole_end, make_hole};
 
 /// A range shorter than this is not worth opening a file a second time.
 const DIRECT_LEN_MIN: u64 = 256 << 10;

@@ -317,6 +317,7 @@ mod tests {
                 modified_ns,
                 ..Traits::default()
             },
+            allocated: 0,
         }
     }
 

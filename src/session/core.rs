@@ -72,6 +72,8 @@ pub(super) struct Core {
     pub stage: Arc<Stage>,
     pub digests: Arc<Digests>,
     pub disks: Disks,
+    /// File systems whose changes are recorded: those that the scope lay on when the session began.
+    pub devices: Vec<u64>,
     /// Source and target are on one file system that shares blocks.
     pub reflink: bool,
     pub state: Mutex<State>,
@@ -223,6 +225,14 @@ impl Core {
 }
 
 impl Ledger for Core {
+    fn is_known(&self, file: FileId, slot: u64) -> bool {
+        let state = self.state.lock();
+        state
+            .catalog
+            .file(file)
+            .is_some_and(|file| file.slot == slot)
+    }
+
     fn put_back(&self, file: FileId, slot: u64, extents: Extents) {
         self.state.lock().catalog.put_back(file, slot, extents);
     }

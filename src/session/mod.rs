@@ -209,6 +209,7 @@ impl Session {
             stage,
             digests,
             disks,
+            devices,
             reflink,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -564,7 +565,7 @@ fn survey(scope: &Scope) -> Result<(Vec<u64>, Counters), SessionError> {
     for entry in entries.iter().filter(|entry| entry.found == Found::File) {
         counters
             .total_bytes
-            .fetch_add(entry.traits.size, Ordering::Relaxed);
+            .fetch_add(entry.allocated, Ordering::Relaxed);
         counters.total_files.fetch_add(1, Ordering::Relaxed);
     }
     Ok((devices, counters))

@@ -8,6 +8,7 @@ use super::error::SessionError;
 use super::{Session, audit, reader};
 use crate::capture_log::{Mode, Record};
 use crate::monitor::Phase;
+use crate::source;
 use crate::throttle::Throttle;
 
 /// Passes in the payload phase, each with the names of its moment. Where names change all the time, each pass finds some of the files that are left.
@@ -46,6 +47,7 @@ impl Session {
 
     /// Passes, if more is dirty than a last copy may have: the caller may have waited for minutes since the last one, and while the last copy is made the log fills with bytes.
     fn make_room_for_last_copy(&mut self) -> Result<(), SessionError> {
+        self.settle_mappings()?;
         self.core.drain()?;
         match self.core.dirty_bytes() > self.core.enough_bytes() {
             true => self.converge(),
@@ -71,15 +73,10 @@ impl Session {
         if let Some(why) = core.state.lock().catalog.needs_scan() {
             return Ok(Some(why.into()));
         }
-        // Before the last copy, since a copy of what is mapped settles nothing. One that is made from here on has a record, which the reader has yet to take.
-        let mapped = || -> Result<Option<String>, SessionError> {
-            let path = audit::mapped_for_writing(&core)?;
-            Ok(path.map(|path| format!("{} is mapped for writing by the server", path.display())))
-        };
-        if let Some(why) = mapped()? {
+        // Before the last copy, since a copy of what is mapped settles nothing. A mapping that is made from here on has a record, which the reader has yet to take.
+        if let Some(why) = self.settle_mappings()? {
             return Ok(Some(why));
         }
-        core.state.lock().catalog.note_unmapped();
         if let Some(why) = self.follow(FOLLOW_COUNT_MAX)? {
             return Ok(Some(why));
         }
@@ -95,11 +92,15 @@ impl Session {
             distrusted
         };
         // Which explains changes without a record, too.
-        if let Some(why) = mapped()? {
+        if let Some(why) = self.mapped()? {
             return Ok(Some(why));
         }
         match unexplained.first() {
             None => Ok(None),
+            Some(path) if let Some(device) = self.unwatched(path) => {
+                let path = path.clone();
+                Err(SessionError::Unwatched { path, device })
+            }
             Some(path) if self.stats.returns + 1 >= RETURN_COUNT_MAX => {
                 Err(SessionError::Unexplained {
                     count: unexplained.len(),
@@ -115,6 +116,33 @@ impl Session {
                 Ok(distrusted)
             }
         }
+    }
+
+    /// The device of what is at `path`, if no changes on it are recorded.
+    fn unwatched(&self, path: &Path) -> Option<u64> {
+        let device = source::look(path).ok()??.file.device;
+        (!self.core.devices.contains(&device)).then_some(device)
+    }
+
+    /// Has what was mapped for writing copied once more, if nothing is any longer. Gives what is.
+    ///
+    /// No store is lost: what was noted before the look and is not mapped by then has seen its last store, and is copied behind it; what is mapped later is noted
+    /// anew, behind the set that was taken out.
+    fn settle_mappings(&self) -> Result<Option<String>, SessionError> {
+        let before = self.core.state.lock().catalog.take_mapped();
+        let mapped = self.mapped()?;
+        let catalog = &mut self.core.state.lock().catalog;
+        match mapped {
+            None => catalog.note_unmapped(before),
+            Some(_) => catalog.note_mapped(before),
+        }
+        Ok(mapped)
+    }
+
+    /// What is mapped for writing now, if anything.
+    fn mapped(&self) -> Result<Option<String>, SessionError> {
+        let path = audit::mapped_for_writing(&self.core)?;
+        Ok(path.map(|path| format!("{} is mapped for writing by the server", path.display())))
     }
 
     /// Copies what is dirty while the reader waits, and has it apply what it waited with. Again, for what came to be dirty behind the pass or was renamed

@@ -79,6 +79,8 @@ fn list(path: &Path) -> io::Result<Vec<OsString>> {
 
 /// Removes a directory with all below it, by system calls alone.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    // It may have the mode of one in the source already, in which nobody may work.
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o700));
     for name in list(path)? {
         let inner = path.join(name);
         match fs::symlink_metadata(&inner)?.is_dir() {
@@ -203,6 +205,10 @@ impl Stage {
 }
 
 fn move_up(part: &Part, moved: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), TargetError> {
+    // It has the mode of a root of the source.
+    let usable = fs::Permissions::from_mode(0o700);
+    fs::set_permissions(part.tree(), usable)
+        .map_err(TargetError::io("change the mode of", &part.stage))?;
     let names = list(&part.tree()).map_err(TargetError::io("read", &part.stage))?;
     for name in names {
         let (from, to) = (part.tree().join(&name), part.target.join(&name));
@@ -216,7 +222,12 @@ fn move_up(part: &Part, moved: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), Targe
 fn rename_entry(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let mode = fs::symlink_metadata(from)?.permissions().mode();
+            let metadata = fs::symlink_metadata(from)?;
+            // The permissions of a link would be those of the file that it leads to.
+            if !metadata.is_dir() {
+                return Err(error);
+            }
+            let mode = metadata.permissions().mode();
             fs::set_permissions(from, fs::Permissions::from_mode(mode | 0o700))?;
             fs::rename(from, to)?;
             fs::set_permissions(to, fs::Permissions::from_mode(mode))
@@ -305,6 +316,45 @@ mod tests {
             let stage = fs::metadata(target.join(INNER_STAGE_NAME)).unwrap();
             assert_eq!(stage.permissions().mode() & 0o7777, 0o700);
         }
+    }
+
+    /// Where root runs the tests: root may work in any directory.
+    fn as_nobody(run: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // SAFETY: changes who this thread is to file systems, and nothing in memory.
+                unsafe { libc::syscall(libc::SYS_setfsuid, 65534) };
+                run();
+            });
+        });
+    }
+
+    #[test]
+    fn a_root_without_write_permission_is_moved_up_and_removed() {
+        as_nobody(publish_without_write_permission);
+    }
+
+    fn publish_without_write_permission() {
+        let (_dir, targets) = two_targets();
+        let stage = Stage::create_direct(&targets).unwrap();
+        let live = targets[0].parent().unwrap().join("live");
+        fs::write(&live, "live").unwrap();
+        fs::set_permissions(&live, fs::Permissions::from_mode(0o600)).unwrap();
+        let place = |path: &str| stage.place(Path::new(path));
+        std::os::unix::fs::symlink(&live, place("0/link")).unwrap();
+        fs::create_dir(place("0/inner")).unwrap();
+        fs::write(place("0/inner/x"), "x").unwrap();
+        for path in ["0/inner", "0"] {
+            let mode = fs::Permissions::from_mode(0o555);
+            fs::set_permissions(place(path), mode).unwrap();
+        }
+        stage.publish_direct().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&live), 0o600);
+        assert_eq!(mode(&targets[0].join("inner")), 0o555);
+        assert!(targets[0].join("link").is_symlink());
+        assert!(!targets[0].join(INNER_STAGE_NAME).exists());
+        remove_tree(&targets[0].join("inner")).unwrap();
     }
 
     #[test]

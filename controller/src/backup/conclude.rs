@@ -21,7 +21,7 @@ use crate::args;
 use crate::args::low::Binlogs;
 use crate::exit::Failure;
 use crate::manifest::{BinlogEntry, Manifest, ServerEntry};
-use crate::server::{Coordinates, Position, PositionFrom, Variables};
+use crate::server::{Channel, Coordinates, Position, PositionFrom, Variables};
 use crate::system;
 
 const SETTINGS_NAME: &str = "my.cnf";
@@ -67,8 +67,7 @@ pub fn conclude(
     let settings = Settings::of(&server.variables, libraries, early);
     let mut readings = outcome.readings;
     if server.plan.position == PositionFrom::Nowhere {
-        // Read beside the cut: what a running applier had done by then is not what the backup has.
-        readings.channels.retain(|channel| !channel.applier_running);
+        keep_what_stood_still(&mut readings.channels);
     }
     if let (PositionFrom::Binlog, Some(position)) = (server.plan.position, &position) {
         // The server told these behind the cut.
@@ -113,6 +112,16 @@ pub fn conclude(
         entries,
     };
     Ok((stage, manifest))
+}
+
+/// Of what was read beside the cut. What a running applier had done by then is not what the backup has, and GTIDs have what the server itself has committed since. Where a
+/// stopped applier is in its source's binlog stays right.
+fn keep_what_stood_still(channels: &mut Vec<Channel>) {
+    channels.retain(|channel| !channel.applier_running);
+    for channel in channels {
+        channel.gtid_set.clear();
+        channel.auto_position = false;
+    }
 }
 
 fn position(
@@ -247,4 +256,34 @@ fn links<'e>(
         let directory = roots.source(entry.path.parent()?)?;
         Some((entry.path.as_path(), directory.join(target)))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beside_the_cut_only_a_stopped_applier_s_place_in_the_source_s_binlog_counts() {
+        let stopped = Channel {
+            name: "stopped".into(),
+            source_log_file: "bin.000007".into(),
+            exec_source_log_pos: 700,
+            // With what this server has committed behind the cut.
+            gtid_set: "1-1-5,2-2-101".into(),
+            auto_position: true,
+            ..Channel::default()
+        };
+        let running = Channel {
+            applier_running: true,
+            ..stopped.clone()
+        };
+        let mut channels = vec![running, stopped.clone()];
+        keep_what_stood_still(&mut channels);
+        let expected = Channel {
+            gtid_set: String::new(),
+            auto_position: false,
+            ..stopped
+        };
+        assert_eq!(channels, [expected]);
+    }
 }

@@ -10,7 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::binlogs::BinlogError;
 use crate::client::{ClientError, ServerClient};
-use crate::server::{self, Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom};
+use crate::server::{
+    self, Channel, Coordinates, Dialect, GlobalChange, LockPlan, PositionFrom, read,
+};
 
 /// While commits are held, a connection that says nothing for so long is ended by the server, and its lock with it: whoever stops this program then (a shell, a frozen group of
 /// processes) stops the server for no longer.
@@ -178,15 +180,12 @@ impl<'c> Holder<'c> {
         self.run_all(self.plan.release)
     }
 
-    /// Sets back what was raised.
+    /// Sets back what was raised, unless somebody else has set it meanwhile.
     fn lower(&mut self) -> Result<(), ClientError> {
-        match self.raised.take() {
-            Some(change) => {
-                let statement = format!("SET GLOBAL {} = {}", change.name, change.before);
-                self.client.run(&statement)
-            }
-            None => Ok(()),
-        }
+        let Some(change) = self.raised.take() else {
+            return Ok(());
+        };
+        read::set_back(self.client, change.name, &change.before, &change.after).map(drop)
     }
 }
 

@@ -6,6 +6,8 @@ use crate::server::mariadb::{CHANNELS, GTIDS, MariaDb};
 use crate::server::read::FLUSH_AT_COMMIT;
 use crate::server::{Flavor, LockChoice, SILENCE, Variables, Version};
 
+const RAISED: &str = "SELECT @@global.innodb_flush_log_at_trx_commit";
+
 const STATUS: &str = "SHOW MASTER STATUS";
 const COLUMNS: [&str; 2] = ["File", "Position"];
 
@@ -89,11 +91,32 @@ fn a_log_that_is_not_flushed_at_commit_is_raised_for_the_cut_alone() {
         .done(CHANNELS)
         .keeps_logs(false)
         .done("UNLOCK TABLES")
+        .rows(RAISED, &[""], &[&["2"]])
         .done("SET GLOBAL innodb_flush_log_at_trx_commit = 0")
         .done(SILENCE);
     let readings = cut(&mut client, LockChoice::Ftwrl, true).unwrap();
     client.finish();
     assert_eq!(readings.after, None);
+}
+
+#[test]
+fn a_setting_that_somebody_else_made_meanwhile_stays() {
+    let mut client = ScriptedClient::new()
+        .done("SET GLOBAL innodb_flush_log_at_trx_commit = 2")
+        .done(HELD_SILENCE)
+        .done("FLUSH TABLES WITH READ LOCK")
+        .keeps_logs(false)
+        .done("FLUSH NO_WRITE_TO_BINLOG ENGINE LOGS")
+        .done(STATUS)
+        .done(STATUS)
+        .done(GTIDS)
+        .done(CHANNELS)
+        .keeps_logs(false)
+        .done("UNLOCK TABLES")
+        .rows(RAISED, &[""], &[&["1"]])
+        .done(SILENCE);
+    cut(&mut client, LockChoice::Ftwrl, true).unwrap();
+    client.finish();
 }
 
 #[test]

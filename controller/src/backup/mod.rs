@@ -57,10 +57,8 @@ const CUT_COUNT_MAX: u32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
-    #[error(
-        "After {CUT_COUNT_MAX} cuts there still are files whose changes only the source can give"
-    )]
-    Unsettled,
+    #[error("None of {CUT_COUNT_MAX} cuts holds: {why}")]
+    Unsettled { why: &'static str },
     #[error("Source and stage differ at the cut in {count} places, the first is: {first}")]
     GoldenDifference { count: usize, first: String },
     #[error("No lock within --lock-timeout={seconds} s: {statement:?} says {message:?}")]
@@ -161,20 +159,28 @@ fn cut(
     reporter: &Arc<Reporter>,
     cancel: &Cancel,
 ) -> Result<(Readings, Spellings), Failure> {
+    let mut why = "";
     for _ in 0..CUT_COUNT_MAX {
         let cut = cut_once(args, engine, server, undo, reporter, cancel);
         let (cut, readings) = cut.map_err(|failure| name_timeout(failure, args))?;
-        let held_too_little = readings.kept_logs
-            || server.was_started(&readings.channels, args)
-            || server.held_too_little(args)?;
+        let held_too_little = server.held_too_little(args)?;
         let spellings = tablespaces::check(roots, server)?;
-        if engine.settle(&cut)? && !held_too_little {
+        let is_settled = engine.settle(&cut)?;
+        why = if readings.kept_logs {
+            "innodb_flush_log_at_trx_commit was set to 0 by somebody, and the engine's log stayed in memory"
+        } else if server.was_started(&readings.channels, args) {
+            "an applier that was stopped for the cut was started by somebody"
+        } else if held_too_little {
+            "tables without transactions came, which the lock did not hold"
+        } else if !is_settled {
+            "files changed in ways that only the source can give"
+        } else {
             return Ok((readings, spellings));
-        }
-        reporter.step("The cut needs the source once more");
+        };
+        reporter.step(&format!("Another cut is needed: {why}"));
         engine.converge()?;
     }
-    Err(BackupError::Unsettled.into())
+    Err(BackupError::Unsettled { why }.into())
 }
 
 fn cut_once(

@@ -109,6 +109,10 @@ fn dress(order: &Order<'_>, entry: &Entry, path: &Path) -> Result<(), FileError>
     }
     std::fs::set_permissions(path, Permissions::from_mode(entry.mode))
         .map_err(FileError::at("change the mode of", path))?;
+    // A directory has the time of its last name, which a backup does not keep.
+    if entry.modified_ns == 0 {
+        return Ok(());
+    }
     let modified = SystemTime::UNIX_EPOCH + Duration::from_nanos(entry.modified_ns.max(0) as u64);
     // Only for people's information: a file that can't be opened keeps its time.
     if let Ok(file) = std::fs::File::open(path) {

@@ -79,6 +79,11 @@ impl MariaDb {
     fn fine_privileges(&self) -> bool {
         self.version.at_least(10, 5)
     }
+
+    /// Since 11.0, SUPER no longer allows what has a privilege of its own.
+    fn super_is_all(&self) -> bool {
+        !self.version.at_least(11, 0)
+    }
 }
 
 impl Dialect for MariaDb {
@@ -148,7 +153,10 @@ impl Dialect for MariaDb {
             needed.push(Privilege {
                 name: "BINLOG MONITOR",
                 why: "to read the position",
-                also: &["REPLICATION CLIENT", "SUPER"],
+                also: match self.super_is_all() {
+                    true => &["REPLICATION CLIENT", "SUPER"],
+                    false => &["REPLICATION CLIENT"],
+                },
             });
             needed.push(Privilege {
                 name: "SLAVE MONITOR",
@@ -211,19 +219,15 @@ impl Dialect for MariaDb {
     }
 
     fn applier_privilege(&self) -> Privilege {
-        let also: &[_] = &["REPLICATION SLAVE ADMIN"];
+        let (name, also): (_, &[_]) = match (self.fine_privileges(), self.super_is_all()) {
+            (false, _) => ("SUPER", &["REPLICATION SLAVE ADMIN"]),
+            (true, true) => ("REPLICATION SLAVE ADMIN", &["REPLICA ADMIN", "SUPER"]),
+            (true, false) => ("REPLICATION SLAVE ADMIN", &["REPLICA ADMIN"]),
+        };
         Privilege {
-            name: if self.fine_privileges() {
-                "REPLICATION SLAVE ADMIN"
-            } else {
-                "SUPER"
-            },
+            name,
             why: "to stop the applier for the cut",
-            also: if self.fine_privileges() {
-                &["REPLICA ADMIN", "SUPER"]
-            } else {
-                also
-            },
+            also,
         }
     }
 
@@ -312,6 +316,18 @@ mod tests {
             assert_eq!(plan(flush).announce[0], FLUSH_ROCKSDB);
             assert_eq!(plan(flush).flush_logs, FLUSH_LOGS_AND_ROCKSDB);
         }
+    }
+
+    #[test]
+    fn since_11_0_super_is_not_enough_for_what_has_a_privilege_of_its_own() {
+        let allowed_by_super = |major, minor| {
+            let dialect = MariaDb::new(Version::plain(Flavor::MariaDb, (major, minor, 1)));
+            let position = dialect.privileges(&Variables::default());
+            let needed = [&position[2], &dialect.applier_privilege()];
+            needed.map(|privilege| privilege.also.contains(&"SUPER"))
+        };
+        assert_eq!(allowed_by_super(10, 11), [true, true]);
+        assert_eq!(allowed_by_super(11, 0), [false, false]);
     }
 
     #[test]

@@ -61,6 +61,21 @@ pub fn keeps_logs(client: &mut dyn ServerClient) -> Result<bool, ClientError> {
     }
 }
 
+/// Sets a global variable from `after` back to `before`. Gives its value if that is another by now: then it is somebody else's, and is left alone.
+pub fn set_back(
+    client: &mut dyn ServerClient,
+    name: &str,
+    before: &str,
+    after: &str,
+) -> Result<Option<String>, ClientError> {
+    let now = client.value(&format!("SELECT @@global.{name}"))?;
+    if now != after {
+        return Ok(Some(now));
+    }
+    client.run(&format!("SET GLOBAL {name} = {before}"))?;
+    Ok(None)
+}
+
 /// The value that a SHOW STATUS statement gives; 0 if the server does not have the variable.
 pub fn status(client: &mut dyn ServerClient, statement: &str) -> Result<u64, ClientError> {
     let rows = client.query(statement)?;

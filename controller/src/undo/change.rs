@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Header;
 use crate::client::{ServerClient, quoted};
-use crate::server::{self, Version};
+use crate::server::{self, Version, read};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
@@ -170,15 +170,9 @@ fn set_back(
     before: &str,
     after: &str,
 ) -> Result<String, String> {
-    let now = client
-        .value(&format!("SELECT @@global.{name}"))
-        .map_err(|error| error.to_string())?;
-    if now != after {
-        return Ok(format!(
-            "{name} is {now}, not the {after} of the backup; left alone"
-        ));
-    }
-    let statement = format!("SET GLOBAL {name} = {before}");
-    client.run(&statement).map_err(|error| error.to_string())?;
-    Ok(format!("{name} was set back from {after} to {before}"))
+    let found = read::set_back(client, name, before, after).map_err(|error| error.to_string())?;
+    Ok(match found {
+        Some(now) => format!("{name} is {now}, not the {after} of the backup; left alone"),
+        None => format!("{name} was set back from {after} to {before}"),
+    })
 }
