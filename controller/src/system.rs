@@ -2,7 +2,9 @@
 //!
 //! What makes it right: a process is its pid and its start time; a pid alone may belong to somebody else by now.
 
+use std::fs::Permissions;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hotmirror::capture_log::link::start_time_ticks;
@@ -43,6 +45,17 @@ pub fn write_file(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let mut file = std::fs::File::create(path)?;
     std::io::Write::write_all(&mut file, content)?;
     file.sync_all()
+}
+
+/// Writes what a server reads as `owner`, whatever the umask: one that it may not read ends it, and one that everybody may write to it ignores, and starts on whatever data
+/// directory it was built for. Nobody else may read it, since keys may be in it.
+pub fn write_options(path: &Path, text: &str, owner: Option<(u32, u32)>) -> std::io::Result<()> {
+    let mut file = std::fs::File::create_new(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    if let Some((uid, gid)) = owner {
+        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
+    }
+    file.write_all(text.as_bytes())
 }
 
 /// Replaces `path` as a whole: readers see the old content or the new, also after a power cut if `durable`.

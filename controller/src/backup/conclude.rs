@@ -3,6 +3,8 @@
 //! What makes it right: the position comes out only if the backup's own binlog ends there, and nothing is published whose links lead to data
 //! that was not copied.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use hotmirror::manifest::{Entry, Kind, MANIFEST_VERSION};
@@ -85,7 +87,12 @@ pub fn conclude(
         SETTINGS_NAME.into(),
         settings.option_file(ground.binlogs.is_some()),
     ));
-    info_files::write(stage.path(), &files).map_err(|source| BackupError::Info {
+    let written = info_files::write(stage.path(), &files).and_then(|()| {
+        // The key of `file_key_management` may be in it.
+        let path = stage.path().join(SETTINGS_NAME);
+        std::fs::set_permissions(path, Permissions::from_mode(0o600))
+    });
+    written.map_err(|source| BackupError::Info {
         path: stage.path().into(),
         source,
     })?;

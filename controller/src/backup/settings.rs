@@ -40,7 +40,7 @@ const FORMAT: &[&str] = &[
     "encrypt_binlog",
     "encrypt_tmp_files",
     "file_key_management_filename",
-    "file_key_management_filekey",
+    FILE_KEY,
     "file_key_management_encryption_algorithm",
     "keyring_file_data",
     "keyring_encrypted_file_data",
@@ -51,6 +51,21 @@ const FORMAT: &[&str] = &[
     "keyring_aws_cmk_id",
     "keyring_aws_region",
     "plugin_maturity",
+];
+
+/// How to read the file of keys: the key itself, or behind the prefix where that is.
+pub const FILE_KEY: &str = "file_key_management_filekey";
+pub const FILE_KEY_PREFIX: &str = "FILE:";
+
+/// What else than filters decides what an applier does with what it gets. Of two names of one variable the first counts.
+const APPLIER: &[&[&str]] = &[
+    &["gtid_ignore_duplicates"],
+    &["replicate_events_marked_for_skip"],
+    &["slave_run_triggers_for_rbr"],
+    &["slave_ddl_exec_mode"],
+    &["replica_exec_mode", "slave_exec_mode"],
+    &["replica_skip_errors", "slave_skip_errors"],
+    &["replica_type_conversions", "slave_type_conversions"],
 ];
 
 /// Where the server's program has its own files. As they are named: a link to the version in use is meant to be followed at each start.
@@ -80,6 +95,9 @@ const PATHS: &[&str] = &[
 pub struct Settings {
     pub format: BTreeMap<String, String>,
     pub paths: BTreeMap<String, String>,
+    /// How its appliers did what they did: a sibling's do the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub applier: BTreeMap<String, String>,
     /// Base name of the binlogs, if there are any.
     pub log_bin: Option<String>,
     /// The indexes, where they are not named as the logs are.
@@ -119,6 +137,11 @@ impl Settings {
                 .map(resolved)
                 .chain(take(PROGRAM_PATHS))
                 .collect(),
+            applier: APPLIER
+                .iter()
+                .filter_map(|names| take(names).next())
+                .filter(|(_, value)| value != "OFF")
+                .collect(),
             log_bin: variables
                 .path("log_bin_basename")
                 .filter(|_| variables.is_on("log_bin"))
@@ -129,6 +152,13 @@ impl Settings {
             plugin_libraries,
             early_plugin_libraries,
         }
+    }
+
+    /// Lines `name=value` of what a sibling's appliers take over.
+    pub fn applier_lines(&self) -> impl Iterator<Item = String> + '_ {
+        let line =
+            |(name, value): (&String, &String)| format!("loose_{name}={}", option_value(value));
+        self.applier.iter().map(line)
     }
 
     /// As an option file. `with_binlogs`: the copy has binlogs, which its recovery must look at.
@@ -225,6 +255,28 @@ mod tests {
              log_bin = /nowhere/mysql/bin\nearly_plugin_load = keyring_file.so;keyring_vault.so\n\
              plugin_load_add = ha_rocksdb.so\n"
         );
+    }
+
+    #[test]
+    fn what_appliers_do_is_kept_apart_and_under_one_name() {
+        let variables = Variables::from([
+            ("datadir", "/nowhere/"),
+            ("slave_exec_mode", "IDEMPOTENT"),
+            ("replica_exec_mode", "IDEMPOTENT"),
+            ("slave_skip_errors", "OFF"),
+            ("slave_run_triggers_for_rbr", "YES"),
+            ("slave_type_conversions", ""),
+        ]);
+        let settings = Settings::of(&variables, Vec::new(), Vec::new());
+        let lines: Vec<_> = settings.applier_lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "loose_replica_exec_mode=IDEMPOTENT",
+                "loose_slave_run_triggers_for_rbr=YES"
+            ]
+        );
+        assert!(!settings.option_file(true).contains("exec_mode"));
     }
 
     #[test]

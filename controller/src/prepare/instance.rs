@@ -4,9 +4,8 @@
 //! error or a panic ends it, and the kernel does if we are killed.
 
 use std::ffi::OsString;
-use std::fs::Permissions;
-use std::io::{Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -161,7 +160,7 @@ impl Instance {
         let owner = owner(places, recovery);
         let den = Den::make(owner).map_err(InstanceError::Begin)?;
         let options = den.0.join("my.cnf");
-        write_options(&options, &option_file(manifest, recovery, &den.0), owner)
+        system::write_options(&options, &option_file(manifest, recovery, &den.0), owner)
             .map_err(InstanceError::Begin)?;
         let mount_points = MountPoints::make(places).map_err(InstanceError::Begin)?;
         let aside = sandbox::make_aside(&den.0, places).map_err(InstanceError::Begin)?;
@@ -255,17 +254,6 @@ fn greets(socket: &Path) -> bool {
     hello().is_ok_and(|protocol| protocol == 10)
 }
 
-/// Writes what the server reads as `owner`, whatever the umask: one that it may not read ends it, and one that everybody may write to it ignores, and starts on whatever data directory
-/// it was built for.
-fn write_options(path: &Path, text: &str, owner: Option<(u32, u32)>) -> std::io::Result<()> {
-    let mut file = std::fs::File::create_new(path)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    if let Some((uid, gid)) = owner {
-        std::os::unix::fs::fchown(&file, Some(uid), Some(gid))?;
-    }
-    file.write_all(text.as_bytes())
-}
-
 /// Whose files these are, if we may become that user.
 fn owner(places: &[Place], recovery: &Recovery) -> Option<(u32, u32)> {
     if !system::is_root() {
@@ -334,11 +322,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("my.cnf");
         let owner = system::is_root().then_some((65534, 65534));
-        write_options(&path, "[mysqld]\n", owner).unwrap();
+        system::write_options(&path, "[mysqld]\n", owner).unwrap();
         let metadata = std::fs::metadata(&path).unwrap();
         assert_eq!(metadata.mode() & 0o7777, 0o600);
         let found = (metadata.uid(), metadata.gid());
         assert_eq!(owner.unwrap_or(found), found);
-        assert!(write_options(&path, "", owner).is_err());
+        assert!(system::write_options(&path, "", owner).is_err());
     }
 }

@@ -29,6 +29,8 @@ pub struct Status {
     receiver: String,
     applier: String,
     is_behind: bool,
+    /// It applies so much later than the source on purpose, in seconds.
+    delay: u64,
     error: String,
 }
 
@@ -58,6 +60,7 @@ impl Status {
             receiver: text("Replica_IO_Running", "Slave_IO_Running"),
             applier: text("Replica_SQL_Running", "Slave_SQL_Running"),
             is_behind: text("Seconds_Behind_Source", "Seconds_Behind_Master") != "0",
+            delay: text("SQL_Delay", "").parse().unwrap_or(0),
             error: errors
                 .into_iter()
                 .filter(|error| !error.is_empty())
@@ -66,12 +69,12 @@ impl Status {
         }
     }
 
+    fn runs(&self) -> bool {
+        self.receiver == "Yes" && self.applier == "Yes"
+    }
+
     fn is_through(&self) -> bool {
-        self.receiver == "Yes"
-            && self.applier == "Yes"
-            && !self.is_behind
-            && self.executed.is_some()
-            && self.executed == self.received
+        self.runs() && !self.is_behind && self.executed.is_some() && self.executed == self.received
     }
 
     /// `age`: how long it is since replication was started.
@@ -191,19 +194,23 @@ impl<'f> Follower<'f> {
                     answer == self.words.has_gtids_answer()
                 }
             };
+            // What is left of what was received is not due yet.
+            let is_delayed = status.delay > 0;
             // Under load, what is received runs ahead of what is applied all the time.
-            let has_caught_up = match goal.end {
-                None => match &status.received {
-                    Some(at) if status.is_through() => {
-                        let has_more = (goal.has_more)(at);
-                        if has_more.is_none() {
-                            self.untold.insert(goal.channel.clone());
-                        }
-                        has_more != Some(true)
+            let is_done = match is_delayed {
+                true => status.runs(),
+                false => status.is_through(),
+            };
+            let has_caught_up = match (&goal.end, &status.received) {
+                (Some(_), _) if !is_delayed => has_reached && status.runs(),
+                (_, Some(at)) if is_done => {
+                    let has_more = (goal.has_more)(at);
+                    if has_more.is_none() {
+                        self.untold.insert(goal.channel.clone());
                     }
-                    _ => false,
-                },
-                Some(_) => has_reached && status.receiver == "Yes" && status.applier == "Yes",
+                    has_more != Some(true)
+                }
+                _ => false,
             };
             if !has_caught_up {
                 return Ok(Some(format!("channel {:?}: {status}", goal.channel)));

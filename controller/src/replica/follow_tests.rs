@@ -175,3 +175,40 @@ fn file_numbers_compare_as_numbers() {
         &at("bin.000002", 900)
     ));
 }
+
+#[test]
+fn a_channel_with_a_delay_has_caught_up_with_what_it_received() {
+    let columns = [COLUMNS, &["SQL_Delay"]].concat();
+    let late: &[&str] = &[
+        "",
+        "Yes",
+        "Yes",
+        "bin.000009",
+        "700",
+        "bin.000007",
+        "100",
+        "3600",
+        "",
+        "",
+        "3600",
+    ];
+    let end = || {
+        Some(End::At(Coordinates {
+            file: "bin.000009".into(),
+            offset: 700,
+        }))
+    };
+    for end in [None, end()] {
+        let client = ScriptedClient::new().rows(STATUS, &columns, &[late]);
+        wait(client, end).unwrap();
+    }
+    // The source has more, and then all is there.
+    let client = ScriptedClient::new().rows(STATUS, &columns, &[late]);
+    let client = client.rows(STATUS, &columns, &[late]);
+    let asked = std::cell::Cell::new(0);
+    let has_more = move |_: &Coordinates| {
+        asked.set(asked.get() + 1);
+        Some(asked.get() == 1)
+    };
+    wait_for(client, end(), Box::new(has_more)).unwrap();
+}

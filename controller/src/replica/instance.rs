@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::ReplicaError;
 use crate::args::password;
 use crate::backup::roots::{Role, canonical};
-use crate::backup::settings::{Settings, option_value};
+use crate::backup::settings::{FILE_KEY, FILE_KEY_PREFIX, Settings, option_value};
 use crate::cancel::Cancel;
 use crate::client::{ClientError, Credentials, Endpoint, MysqlClient, ServerClient};
 use crate::exit::Failure;
@@ -52,8 +52,8 @@ pub struct Identity {
     pub port: Option<u16>,
     /// The server's binary; behind a dynamic loader and its options, if it runs by one.
     pub program: Vec<PathBuf>,
-    /// Lines `name=value` of the channels' filters.
-    pub filters: Vec<String>,
+    /// Lines `name=value`: the channels' filters, and what else decides what is applied.
+    pub channels: Vec<String>,
     /// Lines `name=value` of the user's.
     pub options: Vec<String>,
 }
@@ -150,6 +150,11 @@ impl Identity {
             Some(now) => now.display().to_string(),
             None => path.to_string(),
         };
+        if let Some(key) = format.get_mut(FILE_KEY)
+            && let Some(path) = key.strip_prefix(FILE_KEY_PREFIX)
+        {
+            *key = format!("{FILE_KEY_PREFIX}{}", now(path));
+        }
         for name in [
             "file_key_management_filename",
             "keyring_file_data",
@@ -234,7 +239,7 @@ impl Identity {
         if self.port.is_none() {
             let _ = writeln!(text, "skip_networking");
         }
-        for line in self.filters.iter().chain(&self.options) {
+        for line in self.channels.iter().chain(&self.options) {
             let _ = writeln!(text, "{line}");
         }
     }
@@ -397,10 +402,15 @@ impl Drop for Daemon {
 fn write_options(identity: &Identity, text: &str) -> std::io::Result<()> {
     use std::os::unix::fs::MetadataExt;
     let path = identity.option_path();
-    std::fs::write(&path, text)?;
+    // One of the server that was backed up, which was a replica itself.
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let metadata = std::fs::metadata(&identity.data_dir)?;
+    let owner = system::is_root().then_some((metadata.uid(), metadata.gid()));
+    system::write_options(&path, text, owner)?;
     if system::is_root() {
-        let metadata = std::fs::metadata(&identity.data_dir)?;
-        std::os::unix::fs::chown(&path, Some(metadata.uid()), Some(metadata.gid()))?;
         let log = std::fs::File::options()
             .create(true)
             .append(true)

@@ -12,9 +12,10 @@ pub mod statements;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::args::low::{ConnectionArgs, ReplicaArgs, RestoreArgs, RestoreWay};
+use crate::args::low::{ConnectionArgs, Of, ReplicaArgs, RestoreArgs, RestoreWay};
 use crate::args::option_files::Options;
 use crate::args::{self, UsageError, absolute};
+use crate::backup::settings::{FILE_KEY, FILE_KEY_PREFIX};
 use crate::cancel::{Cancel, Cancelled};
 use crate::client::ClientError;
 use crate::exit::Failure;
@@ -181,9 +182,13 @@ fn identity(args: &ReplicaArgs, manifest: &Manifest, plan: &Plan) -> Result<Iden
     };
     let socket = args.server.socket.clone();
     let socket = socket.map_or_else(|| Identity::default_socket(&data_dir), absolute);
+    let mut channels = filters::option_lines(&manifest.server.version, &plan.follow)?;
+    if args.of == Of::Sibling {
+        channels.extend(manifest.server.settings.applier_lines());
+    }
     Ok(Identity {
         socket: as_text("--socket", socket)?,
-        filters: filters::option_lines(&manifest.server.version, &plan.follow)?,
+        channels,
         data_dir,
         server_id,
         port: args.server.port,
@@ -242,7 +247,13 @@ fn print(
     }
     say!("# {}", identity.option_path().display());
     for line in identity.option_file(manifest, destinations, None).lines() {
-        say!("#     {line}");
+        match line.split_once(FILE_KEY) {
+            // The key itself.
+            Some((prefix, value)) if !value.contains(FILE_KEY_PREFIX) => {
+                say!("#     {prefix}{FILE_KEY} = …");
+            }
+            _ => say!("#     {line}"),
+        }
     }
     for statement in statements {
         say!("{};", statement.shown);

@@ -97,7 +97,9 @@ impl Words {
         for channel in &plan.forget {
             statements.push(self.on_channel("RESET", channel, " ALL").into());
         }
-        if binlogs {
+        // The copy of a MySQL server without binlogs has GTIDs in a table, and takes no others on top of them.
+        let has_gtids = self.flavor != Flavor::MariaDb && !plan.gtid_set.is_empty();
+        if binlogs || has_gtids {
             let reset = match self.reset_binlogs {
                 true => "RESET BINARY LOGS AND GTIDS",
                 false => "RESET MASTER",

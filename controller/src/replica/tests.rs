@@ -130,6 +130,22 @@ fn a_replica_of_a_mysql_has_its_transactions_purged() {
 }
 
 #[test]
+fn a_copy_without_binlogs_has_gtids_in_a_table_on_mysql_alone() {
+    for (flavor, numbers, resets) in [
+        (Flavor::MySql, (9, 7, 4), true),
+        (Flavor::MySql, (5, 7, 44), true),
+        (Flavor::MariaDb, (10, 11, 1), false),
+    ] {
+        let manifest = manifest(flavor, numbers);
+        let plan = Plan::new(&manifest, &wishes(Of::Sibling)).unwrap();
+        let words = Words::of(&manifest.server.version);
+        let statements = words.set_up(&plan, false);
+        let first = statements.first().expect("There are some");
+        assert_eq!(first.text.starts_with("RESET"), resets, "{}", first.text);
+    }
+}
+
+#[test]
 fn a_server_without_gtids_starts_by_file_and_offset() {
     let mut manifest = manifest(Flavor::Percona, (5, 6, 40));
     manifest.channels.clear();
@@ -226,7 +242,7 @@ fn identity_in(data_dir: &Path) -> Identity {
         socket: data_dir.join("s"),
         port: None,
         program: vec!["/usr/sbin/mariadbd".into()],
-        filters: Vec::new(),
+        channels: Vec::new(),
         options: Vec::new(),
     }
 }
@@ -246,6 +262,10 @@ fn mysql_looks_for_tablespaces_where_they_are_now() {
     let format = &mut manifest.server.settings.format;
     format.insert("innodb_directories".into(), "/far/ts;/other".into());
     format.insert("keyring_file_data".into(), "/far/ts/keys".into());
+    format.insert(
+        "file_key_management_filekey".into(),
+        "FILE:/far/ts/key".into(),
+    );
     let destinations = [
         destination(
             "external/0",
@@ -259,6 +279,7 @@ fn mysql_looks_for_tablespaces_where_they_are_now() {
     for line in [
         "loose_innodb_directories = /new/ts;/other;/more",
         "loose_keyring_file_data = /new/ts/keys",
+        "loose_file_key_management_filekey = FILE:/new/ts/key",
     ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
@@ -327,7 +348,7 @@ fn the_option_file_leads_nowhere_into_the_old_server() {
     settings.log_bin = Some("/old/data/log/bin".into());
     settings.log_bin_index = Some("/old/data/log/other.index".into());
     let identity = Identity {
-        filters: vec!["replicate_do_db=a".into()],
+        channels: vec!["replicate_do_db=a".into()],
         options: vec!["innodb_buffer_pool_size=1G".into()],
         ..identity_in("/new".as_ref())
     };
