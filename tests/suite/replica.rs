@@ -77,13 +77,20 @@ fn a_replica_with_external_roots_touches_none_of_its_source() {
         path.display().to_string()
     };
     let (binlogs, undo, far) = (place("binlogs"), place("undo"), place("far"));
-    let fresh = fresh(&undo);
+    let elsewhere = [
+        format!("--innodb-undo-directory={undo}"),
+        "--innodb-undo-tablespaces=3".into(),
+        format!(
+            "--innodb-data-file-path={}/ibdata1:12M:autoextend",
+            place("system")
+        ),
+    ];
+    let fresh = fresh(&elsewhere);
     let source = ServerOptions::hooked()
         .option(format!("--log-bin={binlogs}/bin"))
-        .option(format!("--innodb-undo-directory={undo}"))
-        .option("--innodb-undo-tablespaces=3")
-        .data_dir(fresh.path())
-        .start();
+        .data_dir(fresh.path());
+    let source = elsewhere.into_iter().fold(source, ServerOptions::option);
+    let source = source.start();
     source.execute(&[
         &format!("CREATE USER {REPLICATION_USER}@'%' IDENTIFIED BY '{REPLICATION_PASSWORD}'"),
         &format!("GRANT REPLICATION SLAVE ON *.* TO {REPLICATION_USER}@'%'"),
@@ -314,15 +321,14 @@ fn relocated(manifest: &serde_json::Value, home: &Path) -> Vec<String> {
         .collect()
 }
 
-/// A data directory whose undo tablespaces can be elsewhere from the start.
-fn fresh(undo: &str) -> tempfile::TempDir {
+/// A data directory of which something is elsewhere from the start, as `options` say.
+fn fresh(options: &[String]) -> tempfile::TempDir {
     let dir = scratch::dir();
     let flavor = Flavor::main();
     let output = std::process::Command::new(&flavor.install[0])
         .args(&flavor.install[1..])
         .arg(format!("--datadir={}", dir.path().display()))
-        .arg(format!("--innodb-undo-directory={undo}"))
-        .arg("--innodb-undo-tablespaces=3")
+        .args(options)
         .arg(flavor.small_redo())
         .output()
         .expect("The server's installer");

@@ -24,7 +24,7 @@ const FORMAT: &[&str] = &[
     "binlog_format",
     "log_slave_updates",
     "innodb_page_size",
-    "innodb_data_file_path",
+    DATA_FILES,
     "innodb_file_per_table",
     "innodb_undo_tablespaces",
     "innodb_log_file_size",
@@ -52,6 +52,9 @@ const FORMAT: &[&str] = &[
     "keyring_aws_region",
     "plugin_maturity",
 ];
+
+/// Files of the system tablespace: `file:size:attributes`, one behind the other.
+pub const DATA_FILES: &str = "innodb_data_file_path";
 
 /// How to read the file of keys: the key itself, or behind the prefix where that is.
 pub const FILE_KEY: &str = "file_key_management_filekey";

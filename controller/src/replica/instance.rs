@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::ReplicaError;
 use crate::args::password;
 use crate::backup::roots::{Role, canonical};
-use crate::backup::settings::{FILE_KEY, FILE_KEY_PREFIX, Settings, option_value};
+use crate::backup::settings::{DATA_FILES, FILE_KEY, FILE_KEY_PREFIX, Settings, option_value};
 use crate::cancel::Cancel;
 use crate::client::{ClientError, Credentials, Endpoint, MysqlClient, ServerClient};
 use crate::exit::Failure;
@@ -150,6 +150,9 @@ impl Identity {
             Some(now) => now.display().to_string(),
             None => path.to_string(),
         };
+        if let Some(files) = format.get_mut(DATA_FILES) {
+            *files = data_files_now(files, &now);
+        }
         if let Some(key) = format.get_mut(FILE_KEY)
             && let Some(path) = key.strip_prefix(FILE_KEY_PREFIX)
         {
@@ -396,6 +399,15 @@ impl Drop for Daemon {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Files of the system tablespace; those in the data directory or its home are named without it.
+fn data_files_now(files: &str, now: &dyn Fn(&str) -> String) -> String {
+    let spec_now = |spec: &str| match spec.split_once(':') {
+        Some((file, rest)) if file.starts_with('/') => format!("{}:{rest}", now(file)),
+        _ => spec.to_string(),
+    };
+    files.split(';').map(spec_now).collect::<Vec<_>>().join(";")
 }
 
 /// Writes `text` with the owner of the data directory.

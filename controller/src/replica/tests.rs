@@ -263,6 +263,10 @@ fn mysql_looks_for_tablespaces_where_they_are_now() {
     format.insert("innodb_directories".into(), "/far/ts;/other".into());
     format.insert("keyring_file_data".into(), "/far/ts/keys".into());
     format.insert(
+        "innodb_data_file_path".into(),
+        "ibdata1:12M;/far/ts/ibdata2:12M:autoextend".into(),
+    );
+    format.insert(
         "file_key_management_filekey".into(),
         "FILE:/far/ts/key".into(),
     );
@@ -280,6 +284,7 @@ fn mysql_looks_for_tablespaces_where_they_are_now() {
         "loose_innodb_directories = /new/ts;/other;/more",
         "loose_keyring_file_data = /new/ts/keys",
         "loose_file_key_management_filekey = FILE:/new/ts/key",
+        "loose_innodb_data_file_path = ibdata1:12M;/new/ts/ibdata2:12M:autoextend",
     ] {
         assert!(text.contains(line), "{line} is not in {text}");
     }
