@@ -12,7 +12,7 @@ use std::path::Path;
 use hotmirror_tests::channels::Ground;
 use hotmirror_tests::load::Load;
 use hotmirror_tests::program::{Program, exit};
-use hotmirror_tests::replica::{self, By};
+use hotmirror_tests::replica::{self, By, Position};
 use hotmirror_tests::server::{REPLICATION_PASSWORD, REPLICATION_USER, Server, ServerOptions};
 use hotmirror_tests::{checksums, flavor::Flavor, scratch};
 use made::Made;
@@ -247,6 +247,39 @@ fn a_sibling_of_a_mysql_keeps_the_filters() {
         "START REPLICA SQL_THREAD FOR CHANNEL 'one'",
     ];
     a_sibling_keeps_the_filters("mysql-9.7", &filter);
+}
+
+#[test]
+fn a_sibling_of_a_mysql_without_binlogs_starts_from_its_gtids() {
+    let flavor = Flavor::named("mysql-9.7");
+    let start = |start: ServerOptions, id| {
+        let start = start.flavor(&flavor).server_id(id);
+        let start = start.option("--gtid-mode=ON");
+        start.option("--enforce-gtid-consistency=ON")
+    };
+    let source = start(ServerOptions::plain(), 1).start();
+    let replica = start(ServerOptions::hooked(), 11);
+    let replica = replica.option("--skip-log-bin").start();
+    let position = Position::of(&source);
+    replica::follow_channel(&replica, &source, &position, By::Gtid, "one");
+    source.execute(&[
+        "CREATE DATABASE g",
+        "CREATE TABLE g.t (a INT PRIMARY KEY)",
+        "INSERT INTO g.t VALUES (1)",
+    ]);
+    replica::catch_up_channel(&replica, &source, By::Gtid, "one").expect("A replica");
+    let home = scratch::dir();
+    let target = home.path().join("backup");
+    let program = Program::for_server(&replica);
+    program.backup(&target).success();
+    source.execute(&["INSERT INTO g.t VALUES (2)"]);
+    let data_dir = home.path().join("sibling");
+    let run = made::command(&program, &target, &data_dir)
+        .arg("--of=sibling")
+        .arg(format!("--replication-password={REPLICATION_PASSWORD}"));
+    let sibling = Made::by(run, &data_dir, &flavor);
+    let rows = sibling.value("SELECT GROUP_CONCAT(a ORDER BY a) FROM g.t");
+    assert_eq!(rows, "1,2");
 }
 
 /// Has `replica` follow `source`, both from their beginning.
