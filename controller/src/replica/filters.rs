@@ -29,6 +29,21 @@ pub fn option_lines(version: &Version, sources: &[Source]) -> Result<Vec<String>
     Ok(lines)
 }
 
+/// Statements that take from MariaDB's channels what they got at their begin from the one without a name, and do not have on the server that was backed up: an option file
+/// has no words for no filter.
+pub fn cleared(sources: &[Source]) -> impl Iterator<Item = String> + '_ {
+    let unnamed = sources.iter().find(|source| source.channel.is_empty());
+    let spread = unnamed.into_iter().flat_map(|source| source.filters.keys());
+    spread.flat_map(|name| {
+        let others = sources.iter().filter(|source| !source.channel.is_empty());
+        let has_none = others.filter(move |source| !source.filters.contains_key(name));
+        has_none.map(move |source| {
+            let channel = source.channel.replace('`', "``");
+            format!("SET GLOBAL `{channel}`.{name} = ''")
+        })
+    })
+}
+
 /// A rule that rewrites is shown as `(from,to)` by MySQL and as `from->to` by MariaDB, and given as `from->to` to both. None is what is neither.
 fn parts(name: &str, value: &str) -> Vec<Option<String>> {
     if !name.ends_with("rewrite_db") {
@@ -60,6 +75,37 @@ mod tests {
 
     use super::*;
     use crate::replica::plan::Start;
+
+    #[test]
+    fn what_a_channel_without_a_name_gives_to_others_is_taken_back() {
+        let source = |channel: &str, filters: &[&str]| Source {
+            channel: channel.into(),
+            host: String::new(),
+            port: 0,
+            user: String::new(),
+            password: None,
+            start: Start::Gtid,
+            filters: filters
+                .iter()
+                .map(|name| (name.to_string(), "a".to_string()))
+                .collect(),
+        };
+        let sources = [
+            source("", &["replicate_do_db", "replicate_do_table"]),
+            source("x", &["replicate_do_table"]),
+            source("y`", &["replicate_do_db", "replicate_do_table"]),
+            source("z", &["replicate_do_db"]),
+        ];
+        let statements: Vec<_> = cleared(&sources).collect();
+        assert_eq!(
+            statements,
+            [
+                "SET GLOBAL `x`.replicate_do_db = ''",
+                "SET GLOBAL `z`.replicate_do_table = ''"
+            ]
+        );
+        assert_eq!(cleared(&sources[1..]).count(), 0);
+    }
 
     fn lines(flavor: Flavor, major: u32, channel: &str, filters: &[(&str, &str)]) -> Vec<String> {
         let version = Version::plain(flavor, (major, 0, 1));

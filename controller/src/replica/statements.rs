@@ -3,6 +3,7 @@
 //! What makes it right: they depend on the manifest and the wishes alone, so what `--dry-run` prints is to the letter what is run, but for passwords. The
 //! copy's binlogs are those of the server that was backed up; a replica begins its own, or its GTIDs could not be set.
 
+use super::filters;
 use super::plan::{Plan, Source, Start};
 use crate::client::quoted;
 use crate::server::{Flavor, Version};
@@ -113,6 +114,9 @@ impl Words {
             _ => statements.push(format!("SET GLOBAL gtid_purged = {set}").into()),
         }
         statements.extend(plan.follow.iter().map(|source| self.change(source)));
+        if self.flavor == Flavor::MariaDb {
+            statements.extend(filters::cleared(&plan.follow).map(Statement::from));
+        }
         statements.extend(
             plan.follow
                 .iter()
