@@ -172,6 +172,11 @@ pub(super) fn mapped_for_writing(core: &Core) -> Result<Option<PathBuf>, Session
     Ok(found.map(|(path, _)| path.to_path_buf()))
 }
 
+/// Whether [`mapped_files`] is all: the mappings of a server that has changed its user are for root alone.
+pub(super) fn sees_mappings(core: &Core) -> bool {
+    std::fs::File::open(format!("/proc/{}/maps", core.options.pid)).is_ok()
+}
+
 /// All files of which the server has a writable shared mapping.
 pub(super) fn mapped_files(core: &Core) -> Result<HashSet<FileId>, SessionError> {
     let maps = PathBuf::from(format!("/proc/{}/maps", core.options.pid));

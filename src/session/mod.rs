@@ -183,12 +183,15 @@ impl Session {
         }
         let start_time = link::start_time_ticks(options.pid)
             .map_err(|_| SessionError::ServerGone { pid: options.pid })?;
-        let (devices, counters) = survey(&scope)?;
+        let Survey {
+            devices,
+            counters,
+            allocated,
+        } = survey(&scope)?;
         let stage = Arc::new(make_stage(&options)?);
         options.monitor.event(&Event::Phase(Phase::Attach));
         let segment = make_segment(&options, &link, &devices)?;
-        let total = counters.total_bytes.load(Ordering::Relaxed);
-        let digests = Arc::new(Digests::for_bytes(total));
+        let digests = Arc::new(Digests::for_bytes(allocated));
         let disks = Disks::new(options.parallel);
         let reflink = stage.shares_blocks_with(&devices);
         let state = State {
@@ -555,20 +558,34 @@ impl Drop for Session {
     }
 }
 
-/// The devices that the scope lies on, and how much there is to copy.
-fn survey(scope: &Scope) -> Result<(Vec<u64>, Counters), SessionError> {
+struct Survey {
+    /// Those that the scope lies on.
+    devices: Vec<u64>,
+    /// How much there is to copy.
+    counters: Counters,
+    /// Bytes that are on the disk: a sparse file may be longer than all that is.
+    allocated: u64,
+}
+
+fn survey(scope: &Scope) -> Result<Survey, SessionError> {
     let entries = source::scan(scope)?;
     let mut devices: Vec<u64> = entries.iter().map(|entry| entry.file.device).collect();
     devices.sort_unstable();
     devices.dedup();
     let counters = Counters::default();
+    let mut allocated = 0;
     for entry in entries.iter().filter(|entry| entry.found == Found::File) {
         counters
             .total_bytes
-            .fetch_add(entry.allocated, Ordering::Relaxed);
+            .fetch_add(entry.traits.size, Ordering::Relaxed);
         counters.total_files.fetch_add(1, Ordering::Relaxed);
+        allocated += entry.allocated;
     }
-    Ok((devices, counters))
+    Ok(Survey {
+        devices,
+        counters,
+        allocated,
+    })
 }
 
 /// Ends what a killed controller left on in a server: capture off, segment removed. Says what was found.

@@ -47,7 +47,10 @@ impl Session {
 
     /// Passes, if more is dirty than a last copy may have: the caller may have waited for minutes since the last one, and while the last copy is made the log fills with bytes.
     fn make_room_for_last_copy(&mut self) -> Result<(), SessionError> {
-        self.settle_mappings()?;
+        // Once more at the last copy, which by then finds little to do.
+        if audit::sees_mappings(&self.core) {
+            self.settle_mappings()?;
+        }
         self.core.drain()?;
         match self.core.dirty_bytes() > self.core.enough_bytes() {
             true => self.converge(),
